@@ -1,0 +1,204 @@
+"""ASPO as an RLlib Algorithm: the table of contents of the package."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    EPISODE_RETURN_MEAN,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+)
+
+from aspo_rllib import weight_sync
+from aspo_rllib.advantages import group_advantages, informative_groups, overlong_penalty
+from aspo_rllib.batching import build_train_batches
+from aspo_rllib.checkpoints import whole_folder
+from aspo_rllib.config import ASPOConfig, GRPOConfig
+from aspo_rllib.env_runner import load_tokenizer, sample_groups
+from aspo_rllib.metrics import merge_updates, rollout_metrics
+from aspo_rllib.task_order import TaskOrder
+from aspo_rllib.types import RolloutGroup, TrainBatch
+
+PROBE_PROMPTS = 8
+PROBE_TOKENS = 16
+
+
+class ASPO(Algorithm):
+    """Asymmetric Importance Sampling Policy Optimization (arXiv 2510.06062), and its relatives by `config.loss`."""
+
+    @classmethod
+    def get_default_config(cls) -> ASPOConfig:
+        return ASPOConfig()
+
+    def training_step(self) -> None:
+        """One iteration: sample -> advantages -> update -> sync, each timed."""
+        with self._timed("sample"):
+            groups = sample_groups(self.env_runner_group, self.task_order.lease(self.config.batch_prompts))
+        with self._timed("batch"):
+            batches = self._train_batches(groups)
+        if batches:
+            with self._timed("update"):
+                self._update(batches)
+            with self._timed("sync"):
+                self._sync_weights()
+                self._check_sync(groups)
+        self._log_rollouts(groups)
+
+    def _train_batches(self, groups: list[RolloutGroup]) -> list[TrainBatch]:
+        """Filter on correctness, shape the rewards, normalise within groups; one batch per learner, [] if none is left."""
+        config = self.config
+        correct = np.array([[r.correct for r in g.rollouts] for g in groups])
+        used = informative_groups(correct) if config.drop_uniform_groups else np.ones(len(groups), dtype=bool)
+        self._log({"groups/used_frac": used.mean()})
+        kept = [g for g, use in zip(groups, used, strict=True) if use]
+        if not kept:
+            return []
+        rewards = np.array([[r.reward for r in g.rollouts] for g in kept])
+        rewards = rewards + overlong_penalty(
+            [[len(r.completion_ids) for r in g.rollouts] for g in kept],
+            max_completion_tokens=config.max_completion_tokens,
+            buffer_tokens=config.overlong_buffer_tokens,
+            factor=config.overlong_penalty_factor,
+        )
+        return build_train_batches(
+            kept,
+            group_advantages(rewards, normalize_std=config.method.normalize_std),
+            num_learners=config.num_learners,
+            minibatch_prompts=config.minibatch_prompts,
+            max_tokens_per_microbatch=config.max_tokens_per_microbatch,
+        )
+
+    def _update(self, batches: list[TrainBatch]) -> None:
+        # RLlib would cut a single `batch` for remote learners itself; theirs come as a list.
+        batch = {"batches": batches} if self.learner_group.is_remote else {"batch": batches[0]}
+        results = self.learner_group.update(**batch)
+        self._log(merge_updates(results))
+        self.metrics.aggregate([r.learner_metrics for r in results], key=LEARNER_RESULTS)
+
+    def _sync_weights(self) -> None:
+        """Bring the learner's weights to every healthy runner and wait until they have them."""
+        handle = self.learner_group.weights()
+        versions = self.env_runner_group.foreach_env_runner(
+            lambda runner: runner.set_state({COMPONENT_RL_MODULE: handle}) or runner.weights_version,
+            local_env_runner=False,
+        )
+        assert all(version == handle.version for version in versions), versions
+        self._log({"sync/weights_version": handle.version, "sync/bytes": handle.num_bytes})
+
+    def _check_sync(self, groups: list[RolloutGroup]) -> None:
+        """Compare every engine's logprobs with the learner's on a few prompts; raises SyncDriftError."""
+        prompts = [g.rollouts[0].prompt_ids for g in groups[:PROBE_PROMPTS]]
+        max_tokens = min(PROBE_TOKENS, self.config.max_completion_tokens)
+        for samples in self.env_runner_group.foreach_env_runner(
+            lambda runner: runner.probe(prompts, max_tokens), local_env_runner=False
+        ):
+            completions = [s.completion_ids for s in samples]
+            scores = self.learner_group.on_all(lambda learner, c=completions: learner.score(prompts, c))[0]
+            drift = weight_sync.drift(scores, [s.sampler_logprobs for s in samples])
+            self._log({"sync/max_abs_dlogp": drift})
+            weight_sync.check_drift(drift, self.config.sync_drift_limit, self.learner_group.weights().version)
+
+    # ---- set-up ----------------------------------------------------------------------------------------------
+
+    def setup(self, config: ASPOConfig) -> None:
+        # What can be wrong with env and tokenizer is found here, before any engine boots.
+        load_tokenizer(self.config)
+        print(self.config.plan(), flush=True)
+        self.task_order = TaskOrder(self._num_tasks(self.config), seed=self.config.seed or 0)
+        self.latest_evaluation: list[RolloutGroup] = []
+        super().setup(config)
+        self.num_evaluation_tasks = self._num_tasks(self.evaluation_config)
+        # RLlib's initial sync is skipped when connector states are not broadcast.
+        self._sync_weights()
+
+    def _num_tasks(self, config) -> int:
+        env = self.env_creator(EnvContext(config.env_config, worker_index=0))
+        try:
+            return len(env.unwrapped)
+        finally:
+            env.close()
+
+    @staticmethod
+    def _get_env_id_and_creator(env_specifier, config):
+        # "aspo/..." ids live in the package `envs`, which Gymnasium imports for an id in this form.
+        if isinstance(env_specifier, str) and env_specifier.startswith("aspo/"):
+            env_specifier = f"envs:{env_specifier}"
+        return Algorithm._get_env_id_and_creator(env_specifier, config)
+
+    @classmethod
+    def _should_create_evaluation_env_runners(cls, eval_config) -> bool:
+        return False  # evaluation runs on the training runners
+
+    # ---- logging ---------------------------------------------------------------------------------------------
+
+    def _timed(self, stage: str):
+        return self.metrics.log_time(("time", f"{stage}_s"), reduce="mean", window=1)
+
+    def _log(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            self.metrics.log_value(tuple(name.split("/")), float(value), reduce="mean", window=1)
+
+    def _log_rollouts(self, groups: list[RolloutGroup]) -> None:
+        metrics = rollout_metrics(groups)
+        self._log(metrics)
+        rollouts = [r for g in groups for r in g.rollouts]
+        self.metrics.log_value(
+            (ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN), metrics["reward/mean"], reduce="mean", window=1
+        )
+        for name, reduce in (
+            (NUM_EPISODES, "sum"),
+            (NUM_ENV_STEPS_SAMPLED, "sum"),
+            (NUM_ENV_STEPS_SAMPLED_LIFETIME, "lifetime_sum"),
+        ):
+            self.metrics.log_value((ENV_RUNNER_RESULTS, name), len(rollouts), reduce=reduce)
+        self._log(
+            {
+                "tokens/completion": sum(len(r.completion_ids) for r in rollouts),
+                "tokens/prompt": sum(len(r.prompt_ids) for r in rollouts),
+                "tasks/position": self.task_order.position,
+            }
+        )
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------
+
+    def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        state["task_position"] = self.task_order.position
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self.task_order.position = state["task_position"]
+
+    def save_to_path(self, path: str | Path | None = None, **kwargs) -> str:
+        """Write a checkpoint, whole or not at all: RLlib's state, the learners' shards, and a loadable model.
+
+        `<path>/learner_group/hf` opens in transformers and vLLM.
+        """
+        path = Path(path if path is not None else tempfile.mkdtemp()).resolve()
+        with whole_folder(path) as partial:
+            super().save_to_path(partial, **kwargs)
+        return str(path)
+
+    def restore_from_path(self, path: str | Path, *args, **kwargs) -> None:
+        """Continue from a checkpoint; the engines hold its weights when this returns."""
+        super().restore_from_path(path, *args, **kwargs)
+        self._sync_weights()
+
+
+class GRPO(ASPO):
+    """The same algorithm with `loss="grpo"` by default."""
+
+    @classmethod
+    def get_default_config(cls) -> GRPOConfig:
+        return GRPOConfig()

@@ -1,0 +1,111 @@
+"""From groups to optimizer steps: who trains which rollout, in which micro-batch, over which denominators.
+
+Everything is decided here, on the driver, which knows all lengths: the learners need no collective to agree on counts,
+and the result of a step does not depend on the number of learners or on how the batch is cut. Numpy only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from aspo_rllib.types import Minibatch, Rollout, RolloutGroup, TrainBatch
+
+
+def split_minibatches(num_prompts: int, minibatch_prompts: int) -> list[np.ndarray]:
+    """Cut `num_prompts` groups, in order, into optimizer steps of at most `minibatch_prompts` prompts.
+
+    Sizes differ by at most one: a leftover step of a single prompt would move the weights as far as a full one.
+    """
+    return np.array_split(np.arange(num_prompts), math.ceil(num_prompts / minibatch_prompts))
+
+
+def balance_by_tokens(lengths: Sequence[int], num_learners: int) -> list[list[int]]:
+    """Give each rollout to the learner with the fewest tokens so far, longest rollouts first.
+
+    Returns one list of positions into `lengths` per learner. Equal lengths give equal counts.
+    """
+    shares: list[list[int]] = [[] for _ in range(num_learners)]
+    loads = [0] * num_learners
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        learner = min(range(num_learners), key=lambda k: (loads[k], len(shares[k])))
+        shares[learner].append(i)
+        loads[learner] += lengths[i]
+    return shares
+
+
+def cut_microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Cut rollouts, longest first, so that rows x longest row (the padded size) stays within `max_tokens`.
+
+    A rollout longer than `max_tokens` gets a micro-batch of its own. Returns positions into `lengths`.
+    """
+    microbatches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if microbatches and (len(microbatches[-1]) + 1) * lengths[microbatches[-1][0]] <= max_tokens:
+            microbatches[-1].append(i)
+        else:
+            microbatches.append([i])
+    return microbatches
+
+
+def cut_to_count(microbatches: list[list[int]], count: int) -> list[list[int]]:
+    """Split the largest micro-batches until there are `count`; empty ones when no row is left to part with."""
+    microbatches = list(microbatches)
+    while len(microbatches) < count:
+        largest = max(range(len(microbatches)), key=lambda k: len(microbatches[k]), default=None)
+        if largest is None or len(microbatches[largest]) < 2:
+            microbatches.append([])
+            continue
+        rows = microbatches.pop(largest)
+        microbatches[largest:largest] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    return microbatches
+
+
+def build_train_batches(
+    groups: Sequence[RolloutGroup],
+    advantages: Sequence[np.ndarray],
+    *,
+    num_learners: int,
+    minibatch_prompts: int,
+    max_tokens_per_microbatch: int,
+) -> list[TrainBatch]:
+    """The TrainBatch of every learner.
+
+    groups, advantages: one `[G]` array of advantages per group.
+    num_learners: learners that train together; 0 and 1 both mean one.
+    """
+    learners = max(1, num_learners)
+    rollouts: list[list[Rollout]] = [[] for _ in range(learners)]
+    row_advantages: list[list[float]] = [[] for _ in range(learners)]
+    minibatches: list[list[Minibatch]] = [[] for _ in range(learners)]
+
+    for step in split_minibatches(len(groups), minibatch_prompts):
+        members = [(r, a) for g in step for r, a in zip(groups[g].rollouts, advantages[g], strict=True)]
+        shares = balance_by_tokens([r.num_tokens for r, _ in members], learners)
+        cuts = [
+            cut_microbatches([members[i][0].num_tokens for i in share], max_tokens_per_microbatch) for share in shares
+        ]
+        count = max(len(cut) for cut in cuts)
+        for k, (share, cut) in enumerate(zip(shares, cuts, strict=True)):
+            first_row = len(rollouts[k])
+            rollouts[k] += [members[i][0] for i in share]
+            row_advantages[k] += [members[i][1] for i in share]
+            minibatches[k].append(
+                Minibatch(
+                    microbatches=tuple(first_row + np.array(m, dtype=np.int64) for m in cut_to_count(cut, count)),
+                    num_loss_tokens=sum(len(r.completion_ids) for r, _ in members),
+                    num_sequences=len(members),
+                )
+            )
+    return [
+        TrainBatch(
+            prompt_ids=tuple(r.prompt_ids for r in rollouts[k]),
+            completion_ids=tuple(r.completion_ids for r in rollouts[k]),
+            sampler_logprobs=tuple(r.sampler_logprobs for r in rollouts[k]),
+            advantages=np.array(row_advantages[k], dtype=np.float32),
+            minibatches=tuple(minibatches[k]),
+        )
+        for k in range(learners)
+    ]

@@ -1,0 +1,396 @@
+"""ASPOConfig: every setting of a run, in RLlib's builder style, as flat attributes that Tune can search."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.connectors.env_to_module import EnvToModulePipeline
+from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.util.debug import log_once
+
+from aspo_rllib import validation
+from aspo_rllib.losses import Loss, resolve_loss
+
+
+class ASPOConfig(AlgorithmConfig):
+    """Settings of ASPO (arXiv 2510.06062) and of every method in `losses.LOSSES`.
+
+    Fields left at None take the value of the method chosen by `loss`; `plan()` shows what a run resolves to.
+
+    ```python
+    config = (
+        ASPOConfig()
+        .environment("aspo/Arithmetic-v0", env_config={"digits": 3})
+        .llm(model=aspo_rllib.TINY_MODEL, max_prompt_tokens=16)
+        .sampling(group_size=16, max_completion_tokens=8)
+        .training(batch_prompts=32, minibatch_prompts=8, num_epochs=2, lr=1e-4)
+    )
+    algo = config.build_algo()
+    algo.train()
+    ```
+    """
+
+    def __init__(self, algo_class=None):
+        if algo_class is None:
+            from aspo_rllib.aspo import ASPO as algo_class
+        from aspo_rllib.env_runner import VLLMEnvRunner
+        from aspo_rllib.evaluation import evaluate
+
+        super().__init__(algo_class=algo_class)
+
+        # llm()
+        self.llm_model: str | None = None
+        self.dtype = "float32"
+        self.max_prompt_tokens = 1024
+        self.chat_template: str | None = None
+        self.trust_remote_code = False
+        self.kv_cache_memory_bytes: int | None = None
+        self.gpu_memory_utilization = 0.9
+        self.tensor_parallel_size = 1
+        self.max_num_seqs = 256
+
+        # sampling()
+        self.group_size = 16
+        self.temperature = 1.0
+        self.top_p = 1.0
+        self.max_completion_tokens = 1024
+
+        # training()
+        self.loss: str | Loss | Callable = "aspo"
+        self.batch_prompts = 64
+        self.minibatch_prompts = 16
+        self.num_epochs = 3
+        self.clip_low: float | None = None
+        self.clip_high: float | None = None
+        self.clip_low_high_entropy: float | None = None
+        self.clip_high_high_entropy: float | None = None
+        self.entropy_quantile = 0.8
+        self.weight_cap = 3.0
+        self.aggregation: str | None = None
+        self.normalize_std: bool | None = None
+        self.kl_coef: float | None = None
+        self.kl_coef_high_entropy: float | None = None
+        self.entropy_coef = 0.0
+        self.drop_uniform_groups = True
+        self.overlong_buffer_tokens = 0
+        self.overlong_penalty_factor = 1.0
+        self.lr = 1e-6
+        self.warmup_steps = 0
+        self.weight_decay = 0.1
+        self.betas = (0.9, 0.999)
+        self.grad_clip = 1.0
+        self.max_tokens_per_microbatch = 16384
+        self.max_sync_drift: float | None = None
+
+        # RLlib defaults that do not fit text rollouts.
+        self.num_env_runners = 1
+        self.create_local_env_runner = False  # it would need an engine of its own on the driver
+        self.sample_timeout_s = None  # RLlib's 60 s silently discards what comes later
+        self.restart_failed_env_runners = False  # a failing env raises in train(), with its traceback
+        self.merge_env_runner_states = False  # there are no connector states
+        self.broadcast_env_runner_states = False
+        self.env_runner_cls = VLLMEnvRunner
+        self.evaluation_duration = 128
+        self.custom_evaluation_function = evaluate
+
+    # ---- builder methods -------------------------------------------------------------------------------------
+
+    def llm(
+        self,
+        *,
+        model: str = NotProvided,
+        dtype: str = NotProvided,
+        max_prompt_tokens: int = NotProvided,
+        chat_template: str | None = NotProvided,
+        trust_remote_code: bool = NotProvided,
+        kv_cache_memory_bytes: int | None = NotProvided,
+        gpu_memory_utilization: float = NotProvided,
+        tensor_parallel_size: int = NotProvided,
+        max_num_seqs: int = NotProvided,
+        **unknown: Any,
+    ) -> Self:
+        """The language model and its engine.
+
+        Args:
+            model: Folder or hub id of a Hugging Face causal LM. Stored as `llm_model`.
+            dtype: "float32" or "bfloat16": compute type of the engine and of the learner's forward and backward pass.
+                Master weights and gradient reduction stay float32.
+            max_prompt_tokens: Longest templated prompt, >= 1 (paper: 2048). A longer prompt is an error.
+            chat_template: Jinja chat template; None takes the tokenizer's own.
+                `"{{ messages[-1]['content'] }}"` gives the bare prompt to a base model.
+            trust_remote_code: Whether code in the model's folder may run.
+            kv_cache_memory_bytes: The engine's KV cache; None: 256 MiB on CPU, `gpu_memory_utilization` on GPU.
+            gpu_memory_utilization: Share of GPU memory for the engine, in (0, 1].
+            tensor_parallel_size: GPUs per engine, >= 1.
+            max_num_seqs: Completions that the engine decodes at once, >= 1.
+        """
+        return self._set(
+            "llm",
+            unknown,
+            llm_model=model,
+            dtype=dtype,
+            max_prompt_tokens=max_prompt_tokens,
+            chat_template=chat_template,
+            trust_remote_code=trust_remote_code,
+            kv_cache_memory_bytes=kv_cache_memory_bytes,
+            gpu_memory_utilization=gpu_memory_utilization,
+            tensor_parallel_size=tensor_parallel_size,
+            max_num_seqs=max_num_seqs,
+        )
+
+    def sampling(
+        self,
+        *,
+        group_size: int = NotProvided,
+        temperature: float = NotProvided,
+        top_p: float = NotProvided,
+        max_completion_tokens: int = NotProvided,
+        **unknown: Any,
+    ) -> Self:
+        """How completions are drawn. For evaluation, override these in `evaluation_config`.
+
+        Args:
+            group_size: Completions per prompt (G), >= 1 (paper: 16). With 1 there is no baseline to compare with.
+            temperature: > 0 in training (paper: 1.0); the learner's logprobs are taken at the same temperature.
+            top_p: In (0, 1] (paper: 1.0). Below 1 the engine's logprobs are renormalised over the kept tokens and differ
+                from the learner's.
+            max_completion_tokens: Longest completion, >= 1 (paper: 32768 for 1.5B models).
+        """
+        return self._set(
+            "sampling",
+            unknown,
+            group_size=group_size,
+            temperature=temperature,
+            top_p=top_p,
+            max_completion_tokens=max_completion_tokens,
+        )
+
+    def training(
+        self,
+        *,
+        loss: str | Loss | Callable = NotProvided,
+        batch_prompts: int = NotProvided,
+        minibatch_prompts: int = NotProvided,
+        num_epochs: int = NotProvided,
+        lr: float | list = NotProvided,
+        warmup_steps: int = NotProvided,
+        weight_decay: float = NotProvided,
+        betas: tuple[float, float] = NotProvided,
+        grad_clip: float | None = NotProvided,
+        clip_low: float | None = NotProvided,
+        clip_high: float | None = NotProvided,
+        clip_low_high_entropy: float | None = NotProvided,
+        clip_high_high_entropy: float | None = NotProvided,
+        entropy_quantile: float = NotProvided,
+        weight_cap: float = NotProvided,
+        aggregation: str | None = NotProvided,
+        normalize_std: bool | None = NotProvided,
+        kl_coef: float | None = NotProvided,
+        kl_coef_high_entropy: float | None = NotProvided,
+        entropy_coef: float = NotProvided,
+        drop_uniform_groups: bool = NotProvided,
+        overlong_buffer_tokens: int = NotProvided,
+        overlong_penalty_factor: float = NotProvided,
+        max_tokens_per_microbatch: int = NotProvided,
+        max_sync_drift: float | None = NotProvided,
+        **rllib: Any,
+    ) -> Self:
+        """The loss, the optimizer and the batch. Other keywords go to RLlib's `AlgorithmConfig.training`.
+
+        Args:
+            loss: A name in `losses.LOSSES`, a `losses.Loss`, or a token-weight function of one's own.
+            batch_prompts: Prompts per iteration (P), >= 1 (paper: 64).
+            minibatch_prompts: Prompts per optimizer step, in [1, batch_prompts] (paper: 16).
+            num_epochs: Passes over an iteration's rollouts, >= 1 (paper: 3).
+            lr: AdamW's learning rate > 0 (paper: 1e-6), or RLlib's schedule [[step, lr], ...] in optimizer steps.
+            warmup_steps: Optimizer steps of linear warm-up, >= 0 (paper: 10 iterations of 12 steps).
+            weight_decay: AdamW's, >= 0 (paper: 0.1). betas: AdamW's, each in [0, 1).
+            grad_clip: Largest global gradient norm, > 0 (paper: 1.0), or None. A step whose norm is not finite is skipped.
+            clip_low, clip_high: Distances of the clip bounds from ratio 1, clip_low in [0, 1], clip_high >= 0
+                (paper: 0.2, 0.2). None: the loss's own.
+            clip_low_high_entropy, clip_high_high_entropy: The same for high-entropy tokens (archer2: 0.4, 0.4).
+                None: no distinction.
+            entropy_quantile: Tokens above this quantile of their response's entropies are high-entropy, in (0, 1)
+                (archer2: 0.8).
+            weight_cap: c, the soft cap of the token weight, > 1 (paper: 3).
+            aggregation: "token", "sequence" or "constant"; see `losses.aggregation_coefficients` (paper: "sequence").
+            normalize_std: Whether advantages are divided by the group's standard deviation (paper: True).
+            kl_coef: Weight of the k3 KL to the initial model, >= 0 (paper: 0.001). Above 0 a second copy of it is kept.
+            kl_coef_high_entropy: The same for high-entropy tokens (archer2: 0). None: no distinction.
+            entropy_coef: Entropy bonus, >= 0 (paper: 0).
+            drop_uniform_groups: Whether groups that are all right or all wrong are left out of the update (paper: True).
+            overlong_buffer_tokens: Length of DAPO's soft punishment before max_completion_tokens; 0: off (paper: 16).
+            overlong_penalty_factor: Its size at the end, >= 0 (paper: 1.0).
+            max_tokens_per_microbatch: Rows x longest row of one forward pass. Memory only: results do not depend on it.
+            max_sync_drift: Largest allowed |engine - learner| logprob of a probe after a weight sync, > 0.
+                None: 0.01 in float32, 1.0 in bfloat16.
+        """
+        names = inspect.signature(ASPOConfig.training).parameters
+        given = {k: v for k, v in locals().items() if k in names and k not in ("self", "rllib")}
+        unknown = self._split_off_known(rllib, AlgorithmConfig.training)
+        super().training(**rllib)
+        return self._set("training", unknown, **given)
+
+    # ---- presets ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The paper's training recipe for DeepSeek-R1-Distill-Qwen-1.5B; set env, model and hardware yourself."""
+        return (
+            cls()
+            .llm(dtype="bfloat16", max_prompt_tokens=2048)
+            .sampling(group_size=16, temperature=1.0, top_p=1.0, max_completion_tokens=32768)
+            .training(
+                batch_prompts=64,
+                minibatch_prompts=16,
+                num_epochs=3,
+                lr=1e-6,
+                warmup_steps=120,
+                weight_decay=0.1,
+                grad_clip=1.0,
+                clip_low=0.2,
+                clip_high=0.2,
+                weight_cap=3.0,
+                aggregation="sequence",
+                kl_coef=0.001,
+                overlong_buffer_tokens=16,
+                overlong_penalty_factor=1.0,
+                max_tokens_per_microbatch=36864,
+            )
+        )
+
+    @classmethod
+    def archer2(cls) -> Self:
+        """`paper()` with what the authors' released code does: wider clips, and no KL, on high-entropy tokens."""
+        return cls.paper().training(
+            clip_low_high_entropy=0.4,
+            clip_high_high_entropy=0.4,
+            entropy_quantile=0.8,
+            kl_coef_high_entropy=0.0,
+        )
+
+    # ---- what a run resolves to ------------------------------------------------------------------------------
+
+    @property
+    def method(self) -> Loss:
+        """The chosen loss with every field that the config overrides."""
+        loss = resolve_loss(self.loss)
+        chosen = {
+            name: getattr(self, name) if getattr(self, name) is not None else getattr(loss, name)
+            for name in ("clip_low", "clip_high", "aggregation", "kl_coef", "normalize_std")
+        }
+        return Loss(loss.token_weight, **chosen)
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Optimizer steps per iteration when no group is dropped."""
+        return self.num_epochs * -(-self.batch_prompts // self.minibatch_prompts)
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of the longest possible rollout."""
+        return self.max_prompt_tokens + self.max_completion_tokens
+
+    @property
+    def sync_drift_limit(self) -> float:
+        """`max_sync_drift`, or the compute type's own limit."""
+        if self.max_sync_drift is not None:
+            return self.max_sync_drift
+        return {"float32": 0.01, "bfloat16": 1.0}[self.dtype]
+
+    def plan(self) -> str:
+        """What one iteration will do, in a few lines for people."""
+        m = self.method
+        name = self.loss if isinstance(self.loss, str) else getattr(m.token_weight, "__name__", repr(m.token_weight))
+        learners = f"{self.num_learners} FSDP2 learners" if self.num_learners > 1 else "1 learner"
+        return (
+            f"{name} on {self.env}, model {self.llm_model}\n"
+            f"  {self.batch_prompts} prompts x {self.group_size} = {self.batch_prompts * self.group_size} rollouts"
+            f" -> {-(-self.batch_prompts // self.minibatch_prompts)} mini-batches x {self.num_epochs} epochs"
+            f" = {self.steps_per_iteration} optimizer steps per iteration\n"
+            f"  clip {m.clip_low:g}/{m.clip_high:g}, cap {self.weight_cap:g}, {m.aggregation} aggregation,"
+            f" kl {m.kl_coef:g}, lr {self.lr}; {self.num_env_runners} vLLM runner(s), {learners}, {self.dtype}"
+        )
+
+    def validate(self) -> None:
+        """Check every field; raises ValueError naming the field, its value and the legal range."""
+        # Marks RLlib's advice on how to leave the new API stack as given: there is no other stack here.
+        log_once(f"{self.algo_class.__name__}_on_new_api_stack")
+        # "class" is what RLlib's from_state leaves behind.
+        self._reject_unknown(vars(self), [*vars(type(self)()), "class"], "config field")
+        super().validate()
+        validation.check(self)
+
+    # ---- what RLlib asks for ---------------------------------------------------------------------------------
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        from aspo_rllib.rl_module import CausalLMModule
+
+        return RLModuleSpec(
+            module_class=CausalLMModule,
+            model_config={"model": self.llm_model, "trust_remote_code": self.trust_remote_code},
+        )
+
+    def get_default_learner_class(self):
+        from aspo_rllib.learner import ASPOTorchLearner
+
+        return ASPOTorchLearner
+
+    def build_learner_group(self, *, env=None, spaces=None, rl_module_spec=None, placement_group=None):
+        from aspo_rllib.learner_group import ASPOLearnerGroup
+
+        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
+        return ASPOLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
+
+    # Rollouts are text and token lists: nothing is to be padded into arrays on the way.
+    def build_env_to_module_connector(self, env=None, spaces=None, device=None):
+        return EnvToModulePipeline(input_observation_space=None, input_action_space=None, connectors=[])
+
+    def build_module_to_env_connector(self, env=None, spaces=None):
+        return ModuleToEnvPipeline(input_observation_space=None, input_action_space=None, connectors=[])
+
+    def build_learner_connector(self, input_observation_space, input_action_space, device=None):
+        return None
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        return {}
+
+    # ---- helpers ---------------------------------------------------------------------------------------------
+
+    def _set(self, method: str, unknown: dict, **given: Any) -> Self:
+        self._reject_unknown(unknown, inspect.signature(getattr(type(self), method)).parameters, f"{method}() argument")
+        for name, value in given.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    @staticmethod
+    def _split_off_known(kwargs: dict[str, Any], method: Callable) -> dict[str, Any]:
+        """Remove from `kwargs` what `method` does not take, and return that."""
+        known = inspect.signature(method).parameters
+        return {name: kwargs.pop(name) for name in list(kwargs) if name not in known}
+
+    @staticmethod
+    def _reject_unknown(names: Iterable[str], known: Iterable[str], kind: str) -> None:
+        known = list(known)
+        for name in names:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"Unknown {kind} {name!r}.{hint}")
+
+
+class GRPOConfig(ASPOConfig):
+    """The same algorithm with `loss="grpo"`: the baseline, on the same data path."""
+
+    def __init__(self, algo_class=None):
+        if algo_class is None:
+            from aspo_rllib.aspo import GRPO as algo_class
+        super().__init__(algo_class=algo_class)
+        self.loss = "grpo"

@@ -1,0 +1,269 @@
+"""The env runner: a vLLM engine that turns leased tasks into whole, graded groups of rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import ray
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from aspo_rllib import weight_sync
+from aspo_rllib.engine import Completion, VLLMEngine
+from aspo_rllib.types import Rollout, RolloutGroup
+
+CPU_KV_CACHE_BYTES = 1 << 28
+_TRAINING, _EVALUATION = 0, 1  # streams of request seeds
+
+
+class VLLMEnvRunner(EnvRunner, Checkpointable):
+    """Samples and grades. Not a SingleAgentEnvRunner: its next-step autoreset would waste every second generation."""
+
+    def __init__(self, *, config: AlgorithmConfig, env_creator, spaces=None, **kwargs):
+        super().__init__(config=config, **kwargs)
+        self._env_creator = env_creator
+        self._callbacks = [cls() for cls in np.atleast_1d(config.callbacks_class)]
+        self._envs: dict[str, gym.Env] = {}
+        self._base_seed = config.seed if config.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
+        self._weights: weight_sync.WeightsHandle | None = None
+        self.tokenizer, self.stop_token_ids = load_tokenizer(config)
+        self.make_env()
+        self.engine = self._make_engine()
+
+    # ---- sampling --------------------------------------------------------------------------------------------
+
+    def sample(
+        self, *, tasks: Sequence[tuple[int, int]] = (), config: AlgorithmConfig | None = None, **kwargs
+    ) -> list[RolloutGroup]:
+        """Generate and grade `group_size` completions for each task.
+
+        Args:
+            tasks: (position, index) as `TaskOrder.lease` gives them.
+            config: Whose env_config and sampling settings to use; None: the runner's own. Evaluation passes its own.
+
+        Returns one whole group per task, in the order of `tasks`.
+        """
+        config = config or self.config
+        env = self._env_for(config)
+        prompts = [self._prompt(env, index, config) for _, index in tasks]
+        finished: dict[str, Rollout] = {}
+        for n, (position, _) in enumerate(tasks):
+            for g in range(config.group_size):
+                self._submit(f"{n}/{g}", prompts[n][1], config, self._request_seed(config, position, g))
+        while self.engine.busy:
+            for completion in self.engine.step():
+                n = int(completion.request_id.split("/")[0])
+                finished[completion.request_id] = self._grade(env, tasks[n][1], prompts[n], completion)
+        groups = [
+            RolloutGroup(
+                position=position,
+                index=index,
+                prompt=prompts[n][0],
+                rollouts=tuple(finished[f"{n}/{g}"] for g in range(config.group_size)),
+            )
+            for n, (position, index) in enumerate(tasks)
+        ]
+        make_callback(
+            "on_sample_end",
+            callbacks_objects=self._callbacks,
+            callbacks_functions=self.config.callbacks_on_sample_end,
+            kwargs={"env_runner": self, "metrics_logger": self.metrics, "samples": groups},
+        )
+        return groups
+
+    def probe(self, prompt_ids: Sequence[np.ndarray], max_tokens: int) -> list[Completion]:
+        """One short completion per prompt, to compare the engine's logprobs with the learner's."""
+        for n, ids in enumerate(prompt_ids):
+            self._submit(f"probe/{n}", ids, self.config, seed=n, max_tokens=max_tokens)
+        finished = {}
+        while self.engine.busy:
+            finished |= {c.request_id: c for c in self.engine.step()}
+        return [finished[f"probe/{n}"] for n in range(len(prompt_ids))]
+
+    def _submit(
+        self, request_id: str, prompt_ids: np.ndarray, config, seed: int, max_tokens: int | None = None
+    ) -> None:
+        self.engine.submit(
+            request_id,
+            prompt_ids,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_tokens=max_tokens or config.max_completion_tokens,
+            stop_token_ids=self.stop_token_ids,
+            seed=seed,
+        )
+
+    def _prompt(self, env: gym.Env, index: int, config) -> tuple[str, np.ndarray]:
+        """The env's prompt for a task, and its chat-templated token ids."""
+        prompt, _ = env.reset(options={"index": index})
+        system = getattr(env.unwrapped, "system_prompt", None)
+        messages = [{"role": "system", "content": system}] if system else []
+        ids = self.tokenizer.apply_chat_template(
+            [*messages, {"role": "user", "content": prompt}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+        )["input_ids"]
+        if len(ids) > config.max_prompt_tokens:
+            raise ValueError(
+                f"max_prompt_tokens={config.max_prompt_tokens}: the prompt of task {index} of {config.env} has "
+                f"{len(ids)} tokens. Raise max_prompt_tokens or leave the task out."
+            )
+        return prompt, np.asarray(ids, dtype=np.int32)
+
+    def _grade(self, env: gym.Env, index: int, prompt: tuple[str, np.ndarray], completion: Completion) -> Rollout:
+        text = self.tokenizer.decode(completion.completion_ids, skip_special_tokens=True)
+        asked, _ = env.reset(options={"index": index})
+        assert asked == prompt[0], f"task {index} of {self.config.env} asks something else on every reset"
+        _, reward, terminated, _, info = env.step(text)
+        assert terminated, "a single-turn env ends after one step"
+        return Rollout(
+            prompt_ids=prompt[1],
+            completion_ids=completion.completion_ids,
+            sampler_logprobs=completion.sampler_logprobs,
+            finish_reason=completion.finish_reason,
+            completion=text,
+            reward=float(reward),
+            correct=bool(info["correct"]),
+            weights_version=self.weights_version,
+            info=info,
+        )
+
+    def _request_seed(self, config, position: int, g: int) -> int:
+        """A seed per completion that depends on nothing but the run's seed and the prompt's place in it."""
+        stream = _EVALUATION if config.in_evaluation else _TRAINING
+        return int(np.random.SeedSequence([self._base_seed, stream, position, g]).generate_state(1)[0])
+
+    # ---- weights and state -----------------------------------------------------------------------------------
+
+    @property
+    def weights_version(self) -> int:
+        """Version of the weights in the engine; 0 are those of the model's folder."""
+        return self._weights.version if self._weights else 0
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Load the weights behind a handle, unless the engine holds just these."""
+        handle = state.get(COMPONENT_RL_MODULE)
+        # By identity, not by number: after restoring an older checkpoint the same version means other weights.
+        if handle is not None and handle != self._weights:
+            self.engine.load_weights(weight_sync.fetch(handle))
+            self._weights = handle
+
+    def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
+        """The runner owns nothing that a checkpoint needs: order and seeds are functions of the driver's position."""
+        return {WEIGHTS_SEQ_NO: self.weights_version}
+
+    def get_ctor_args_and_kwargs(self):
+        return (), {"config": self.config, "env_creator": self._env_creator}
+
+    def get_metrics(self) -> dict[str, Any]:
+        """What callbacks logged here since the last call."""
+        return self.metrics.reduce()
+
+    # ---- env, engine, life cycle -----------------------------------------------------------------------------
+
+    def make_env(self) -> None:
+        """(Re)create the training env."""
+        self._envs.clear()
+        self.env = self._env_for(self.config)
+
+    def _env_for(self, config) -> gym.Env:
+        key = repr(sorted(config.env_config.items()))
+        if key not in self._envs:
+            context = EnvContext(config.env_config, worker_index=self.worker_index, num_workers=self.num_workers)
+            self._envs[key] = self._env_creator(context)
+            make_callback(
+                "on_environment_created",
+                callbacks_objects=self._callbacks,
+                callbacks_functions=self.config.callbacks_on_environment_created,
+                kwargs={
+                    "env_runner": self,
+                    "metrics_logger": self.metrics,
+                    "env": self._envs[key].unwrapped,
+                    "env_context": context,
+                },
+            )
+        return self._envs[key]
+
+    def _make_engine(self) -> VLLMEngine:
+        config = self.config
+        on_cpu = not config.num_gpus_per_env_runner
+        return VLLMEngine(
+            config.llm_model,
+            dtype=config.dtype,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            kv_cache_memory_bytes=config.kv_cache_memory_bytes or (CPU_KV_CACHE_BYTES if on_cpu else None),
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            tensor_parallel_size=config.tensor_parallel_size,
+            seed=(self._base_seed + self.worker_index) % 2**31,
+            trust_remote_code=config.trust_remote_code,
+        )
+
+    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+        spaces = (self.env.observation_space, self.env.action_space)
+        return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+
+    def assert_healthy(self) -> None:
+        assert self.engine is not None and self.env is not None
+
+    def apply(self, func, *args, **kwargs):
+        # RLlib's version ends the actor and leaves the traceback in its log; here the driver gets to see it.
+        return func(self, *args, **kwargs)
+
+    def stop(self) -> None:
+        self.engine.close()
+        for env in self._envs.values():
+            env.close()
+
+
+def load_tokenizer(config) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """The model's tokenizer, with the config's chat template if it has one, and the token ids that end a completion.
+
+    Raises ValueError if there is no chat template or no end token.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(config.llm_model, trust_remote_code=config.trust_remote_code)
+    if config.chat_template is not None:
+        tokenizer.chat_template = config.chat_template
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"chat_template=None and the tokenizer of llm_model={config.llm_model!r} has none of its own; "
+            "set .llm(chat_template=...), for example \"{{ messages[-1]['content'] }}\" for the bare prompt."
+        )
+    generation = GenerationConfig.from_pretrained(config.llm_model)
+    stop = {tokenizer.eos_token_id, *np.atleast_1d(generation.eos_token_id or [])} - {None}
+    if not stop:
+        raise ValueError(f"llm_model={config.llm_model!r}: neither tokenizer nor generation_config has an eos token.")
+    return tokenizer, sorted(int(i) for i in stop)
+
+
+def sample_groups(env_runner_group, tasks: Sequence[tuple[int, int]], config=None) -> list[RolloutGroup]:
+    """The groups of all `tasks`, in order, generated by all healthy runners; what one loses, the others do again.
+
+    Raises RuntimeError when no runner is left.
+    """
+    groups: dict[int, RolloutGroup] = {}
+    config_ref = ray.put(config)
+    while missing := [task for task in tasks if task[0] not in groups]:
+        runners = env_runner_group.healthy_env_runner_ids()
+        if not runners:
+            raise RuntimeError(f"No env runner is left; {len(missing)} of {len(tasks)} prompts were not sampled.")
+        runners = runners[: len(missing)]
+        shares = [missing[k :: len(runners)] for k in range(len(runners))]
+        for share_groups in env_runner_group.foreach_env_runner(
+            [lambda runner, share=share: runner.sample(tasks=share, config=ray.get(config_ref)) for share in shares],
+            remote_worker_ids=runners,
+            local_env_runner=False,
+        ):
+            groups |= {group.position: group for group in share_groups}
+    return [groups[position] for position, _ in tasks]

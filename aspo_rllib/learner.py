@@ -1,0 +1,262 @@
+"""The learner: old logprobs once, then epochs x mini-batches of policy loss, backward, one optimizer step each."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.schedules.scheduler import Scheduler
+from torch import Tensor
+
+from aspo_rllib import checkpoints, weight_sync
+from aspo_rllib.losses import aggregation_coefficients, clip_bounds, entropy_class, kl_penalty, policy_loss
+from aspo_rllib.metrics import Tally, tally_frozen, tally_loss
+from aspo_rllib.model import Policy, TokenBatch, full_weights, load_policy, pad_rows, shard_policy
+from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
+
+
+@dataclass
+class Microbatch:
+    """What one forward pass needs, frozen before the first step. `[B, T]` unless said otherwise."""
+
+    tokens: TokenBatch
+    advantages: Tensor  # [B]
+    loss_mask: Tensor
+    coefficients: Tensor
+    sampler_logprobs: Tensor
+    old_logprobs: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    high_entropy: Tensor | None = None
+
+
+class ASPOTorchLearner(TorchLearner):
+    """RLlib's TorchLearner for completions: FSDP2 instead of DDP, TrainBatch instead of padded episodes."""
+
+    # ---- set-up ----------------------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """The policy being trained."""
+        return self.module[DEFAULT_MODULE_ID].policy
+
+    def build(self) -> None:
+        super().build()
+        self.num_optimizer_steps = 0
+        self.num_skipped_steps = 0
+        self._lr_schedule = Scheduler(fixed_value_or_schedule=self.config.lr, framework="torch")
+        self.reference = None
+        if self.config.method.kl_coef > 0:
+            self.reference = load_policy(self.config.llm_model, trust_remote_code=self.config.trust_remote_code)
+            self.reference.to(self.device).eval().requires_grad_(False)
+            self._shard(self.reference)
+
+    def _make_module(self):
+        # Sharded here, before the optimizer is made over the parameters.
+        module = super()._make_module()
+        self._shard(module[DEFAULT_MODULE_ID].policy)
+        return module
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """FSDP2 has done it."""
+
+    def _shard(self, policy: Policy) -> None:
+        if self.config.num_learners > 1:
+            shard_policy(policy, getattr(torch, self.config.dtype))
+
+    def configure_optimizers_for_module(self, module_id, config=None) -> None:
+        params = self.get_parameters(self.module[module_id])
+        self.optimizer = torch.optim.AdamW(params, betas=self.config.betas, weight_decay=self.config.weight_decay)
+        self.register_optimizer(module_id=module_id, optimizer=self.optimizer, params=params)
+
+    # ---- one iteration ---------------------------------------------------------------------------------------
+
+    def update(self, *, training_data, timesteps: dict[str, Any] | None = None, **kwargs) -> UpdateResult:
+        """All optimizer steps over one TrainBatch.
+
+        RLlib's own update cuts padded MultiAgentBatches at random; here the driver has decided every cut.
+        """
+        self.before_gradient_based_update(timesteps=timesteps or {})
+        batch: TrainBatch = training_data.batch
+        self.tally, grad_norms = Tally(), []
+        steps = [self._freeze(batch, minibatch) for minibatch in batch.minibatches]
+        for _ in range(self.config.num_epochs):
+            grad_norms += [self._optimizer_step(microbatches) for microbatches in steps]
+        self._weights_seq_no += 1
+        self.after_gradient_based_update(timesteps=timesteps or {})
+
+        finite = [norm for norm in grad_norms if math.isfinite(norm)]
+        return UpdateResult(
+            sums=self.tally.sums(),
+            maxima=self.tally.maxima(),
+            values={
+                "optim/lr": self._lr(),
+                "optim/grad_norm": sum(finite) / len(finite) if finite else math.nan,
+                "optim/steps": self.num_optimizer_steps,
+                "optim/skipped": self.num_skipped_steps,
+            },
+            learner_metrics=self.metrics.reduce(),
+        )
+
+    def _freeze(self, batch: TrainBatch, minibatch: Minibatch) -> list[Microbatch]:
+        """Cut one optimizer step into micro-batches and score them with the policy as it is before the update."""
+        microbatches = [self._microbatch(batch, rows, minibatch) for rows in minibatch.microbatches]
+        for m in microbatches:
+            with torch.no_grad():
+                m.old_logprobs, entropy = self._forward(self.policy, m.tokens)
+                m.high_entropy = entropy_class(entropy, m.loss_mask, self.config.entropy_quantile)
+                if self.reference is not None:
+                    m.ref_logprobs, _ = self._forward(self.reference, m.tokens)
+            tally_frozen(self.tally, m.old_logprobs, m.sampler_logprobs, entropy, m.high_entropy, m.loss_mask)
+        return microbatches
+
+    def _optimizer_step(self, microbatches: list[Microbatch]) -> float:
+        """Accumulate the gradient of one mini-batch and step; returns the gradient's norm."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for m in microbatches:
+            logprobs, entropy = self._forward(self.policy, m.tokens)
+            loss = self.compute_loss_for_module(
+                module_id=DEFAULT_MODULE_ID,
+                config=self.config,
+                batch=m,
+                fwd_out={"logprobs": logprobs, "entropy": entropy},
+            )
+            # A broken value may have finite gradients (a broken reference, say): make every rank skip the step.
+            (loss if loss.isfinite() else loss * torch.nan).backward()
+        limit = self.config.grad_clip if self.config.grad_clip is not None else math.inf
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
+        grad_norm = float(grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm)
+        if math.isfinite(grad_norm):
+            self._set_optimizer_lr(self.optimizer, self._lr())
+            self.optimizer.step()
+            self.num_optimizer_steps += 1
+        else:
+            self.num_skipped_steps += 1
+        return grad_norm
+
+    def compute_loss_for_module(self, *, module_id, config, batch: Microbatch, fwd_out: dict[str, Tensor]) -> Tensor:
+        """One micro-batch's share of the mini-batch's loss; override it for a loss that no token weight can express.
+
+        fwd_out: "logprobs" and "entropy" of the current policy, `[B, T]`.
+        """
+        method, m, logprobs = config.method, batch, fwd_out["logprobs"]
+        out = policy_loss(
+            logprobs,
+            m.old_logprobs,
+            m.advantages,
+            m.loss_mask,
+            loss=method.token_weight,
+            coefficients=m.coefficients,
+            clip_low=by_entropy(m, method.clip_low, config.clip_low_high_entropy),
+            clip_high=by_entropy(m, method.clip_high, config.clip_high_high_entropy),
+            weight_cap=config.weight_cap,
+        )
+        tally_loss(self.tally, out, logprobs, m.old_logprobs, m.advantages, m.loss_mask, cap=config.weight_cap)
+        loss = out.loss
+        if m.ref_logprobs is not None:
+            kl = kl_penalty(logprobs, m.ref_logprobs, m.loss_mask)
+            kl_coef = by_entropy(m, method.kl_coef, config.kl_coef_high_entropy)
+            loss = loss + (m.coefficients * kl_coef * kl).sum()
+            self.tally.add("kl/ref", kl.detach().sum(), m.loss_mask.sum())
+        if config.entropy_coef:
+            loss = loss - config.entropy_coef * (m.coefficients * fwd_out["entropy"]).sum()
+        return loss
+
+    # ---- helpers ---------------------------------------------------------------------------------------------
+
+    def _forward(self, policy: Policy, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Logprobs and entropies of the completion tokens under the sampling distribution, `[B, T]` float32."""
+        low_precision = self.config.dtype != "float32" and self.config.num_learners < 2
+        precision = (
+            torch.autocast(self.device.type, getattr(torch, self.config.dtype)) if low_precision else nullcontext()
+        )
+        with precision:
+            return policy(tokens, self.config.temperature)
+
+    def _microbatch(self, batch: TrainBatch, rows: np.ndarray, minibatch: Minibatch) -> Microbatch:
+        method = self.config.method
+        if len(rows):
+            tokens = pad_rows([batch.prompt_ids[i] for i in rows], [batch.completion_ids[i] for i in rows], self.device)
+            loss_mask = tokens.loss_mask
+        else:
+            # Other learners have a micro-batch here: take part in its collectives with a token that counts for nothing.
+            tokens = pad_rows([np.zeros(1, np.int64)], [np.zeros(1, np.int64)], self.device)
+            loss_mask = torch.zeros_like(tokens.loss_mask)
+        sampler_logprobs = np.zeros(loss_mask.shape, np.float32)
+        for row, i in enumerate(rows):
+            sampler_logprobs[row, : len(batch.sampler_logprobs[i])] = batch.sampler_logprobs[i]
+        advantages = batch.advantages[rows] if len(rows) else np.zeros(1, np.float32)
+        return Microbatch(
+            tokens=tokens,
+            advantages=torch.from_numpy(advantages).to(self.device),
+            loss_mask=loss_mask,
+            coefficients=aggregation_coefficients(
+                loss_mask,
+                method.aggregation,
+                num_loss_tokens=minibatch.num_loss_tokens,
+                num_sequences=minibatch.num_sequences,
+                max_completion_tokens=self.config.max_completion_tokens,
+            ),
+            sampler_logprobs=torch.from_numpy(sampler_logprobs).to(self.device),
+        )
+
+    def _lr(self) -> float:
+        """The learning rate of the next optimizer step."""
+        warmup = self.config.warmup_steps
+        factor = min(1.0, (self.num_optimizer_steps + 1) / warmup) if warmup else 1.0
+        return float(self._lr_schedule.update(timestep=self.num_optimizer_steps)) * factor
+
+    # ---- weights out, checkpoints ----------------------------------------------------------------------------
+
+    def score(self, prompt_ids: list[np.ndarray], completion_ids: list[np.ndarray]) -> list[np.ndarray]:
+        """Logprobs of given completions, one `[T]` array each. Collective."""
+        with torch.no_grad():
+            logprobs, _ = self._forward(self.policy, pad_rows(prompt_ids, completion_ids, self.device))
+        return [row[: len(c)].cpu().numpy() for row, c in zip(logprobs, completion_ids, strict=True)]
+
+    def publish_weights(self) -> weight_sync.WeightsHandle | None:
+        """Put the weights into the object store; rank 0 returns the handle. Collective."""
+        weights = full_weights(self.policy)
+        return (
+            weight_sync.publish(weights, self._weights_seq_no, getattr(torch, self.config.dtype)) if weights else None
+        )
+
+    def load_weights(self, handle: weight_sync.WeightsHandle) -> None:
+        """Replace the policy's weights by published ones. Collective."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+        named = {name: tensor.clone().float() for name, tensor in weight_sync.fetch(handle)}
+        set_model_state_dict(self.policy.hf_model, named, options=StateDictOptions(full_state_dict=True))
+        self._weights_seq_no = handle.version
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Write training state and a Hugging Face folder below `path`. Collective."""
+        checkpoints.save_state(path, self.policy, self.optimizer, self._counters())
+        weights = full_weights(self.policy)
+        if weights:
+            checkpoints.export_hf(path, self.policy, weights, self.config.llm_model)
+
+    def load_checkpoint(self, path: Path) -> None:
+        """Continue from what `save_checkpoint` wrote. Collective."""
+        counters = checkpoints.load_state(path, self.policy, self.optimizer, self._counters())
+        self._weights_seq_no = counters["weights_version"]
+        self.num_optimizer_steps = counters["num_optimizer_steps"]
+        self.num_skipped_steps = counters["num_skipped_steps"]
+
+    def _counters(self) -> dict[str, int]:
+        return {
+            "weights_version": self._weights_seq_no,
+            "num_optimizer_steps": self.num_optimizer_steps,
+            "num_skipped_steps": self.num_skipped_steps,
+        }
+
+
+def by_entropy(m: Microbatch, low_entropy: float, high_entropy: float | None) -> float | Tensor:
+    """A setting per token: its high-entropy value, where there is one, on the micro-batch's high-entropy tokens."""
+    return low_entropy if high_entropy is None else clip_bounds(m.high_entropy, low_entropy, high_entropy)

@@ -1,0 +1,75 @@
+"""The group of learners: weights out as a handle, checkpoints by every rank, and every error fatal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+
+from aspo_rllib.weight_sync import WeightsHandle
+
+T = TypeVar("T")
+
+
+class ASPOLearnerGroup(LearnerGroup):
+    """RLlib's LearnerGroup for models that no single process should hold as numpy.
+
+    It stays a subclass because `EnvRunnerGroup.sync_weights` asks for one.
+    """
+
+    _weights: WeightsHandle | None = None
+
+    def on_all(self, func: Callable[[Any], T]) -> list[T]:
+        """`func(learner)` on every learner. Any failure raises: the others would wait in a collective for ever."""
+        results = self._get_results(self.foreach_learner(func))
+        assert len(results) == max(1, len(self)), f"{len(results)} of {len(self)} learners answered"
+        return results
+
+    def update(self, **kwargs) -> list[Any]:
+        """One update on every learner; see `ASPOTorchLearner.update`."""
+        self._weights = None
+        results = super().update(**kwargs)
+        assert len(results) == max(1, len(self)), f"{len(results)} of {len(self)} learners answered"
+        return results
+
+    def weights(self) -> WeightsHandle:
+        """A handle to the current weights; exported once per version."""
+        if self._weights is None:
+            self._weights = self.on_all(lambda learner: learner.publish_weights())[0]
+        return self._weights
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs,
+    ) -> dict[str, Any]:
+        """The weights as a handle, for env runners. Optimizer state travels in checkpoints only."""
+        if not self._check_component(COMPONENT_LEARNER, components, not_components):
+            return {}
+        handle = self.weights()
+        return {COMPONENT_LEARNER: {COMPONENT_RL_MODULE: handle, WEIGHTS_SEQ_NO: handle.version}}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Load the weights behind a handle that `get_state` gave."""
+        if COMPONENT_LEARNER in state:
+            handle = state[COMPONENT_LEARNER][COMPONENT_RL_MODULE]
+            self._weights = None
+            self.on_all(lambda learner: learner.load_weights(handle))
+
+    def save_to_path(self, path=None, *, state=None, filesystem=None, use_msgpack=False) -> str:
+        """Every rank writes its shards below `path`, rank 0 a Hugging Face folder; raises unless all did."""
+        path = Path(path).resolve()
+        self.on_all(lambda learner: learner.save_checkpoint(path))
+        return str(path)
+
+    def restore_from_path(self, path, *, component=None, filesystem=None, **kwargs) -> None:
+        """Load what `save_to_path` wrote, with any number of learners."""
+        path = Path(path).resolve()
+        self._weights = None
+        self.on_all(lambda learner: learner.load_checkpoint(path))

@@ -1,0 +1,132 @@
+"""Metric names and their accumulation. A mean is a numerator and a denominator until the very end."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from aspo_rllib.losses import PolicyLoss, kl_penalty
+from aspo_rllib.types import RolloutGroup, UpdateResult
+
+REPETITION_NGRAM_WORDS = 20
+
+
+class Tally:
+    """Sums for means, and maxima, added up over micro-batches. Tensors stay on their device until `result`."""
+
+    def __init__(self):
+        self._sums: dict[str, list] = defaultdict(lambda: [0.0, 0.0])
+        self._maxima: dict[str, list] = defaultdict(list)
+
+    def add(self, name: str, numerator, denominator) -> None:
+        self._sums[name][0] += numerator
+        self._sums[name][1] += denominator
+
+    def highest(self, name: str, value) -> None:
+        self._maxima[name].append(value)
+
+    def sums(self) -> dict[str, tuple[float, float]]:
+        return {name: (float(n), float(d)) for name, (n, d) in self._sums.items()}
+
+    def maxima(self) -> dict[str, float]:
+        return {name: max(float(v) for v in values) for name, values in self._maxima.items()}
+
+
+def tally_loss(
+    tally: Tally,
+    out: PolicyLoss,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    loss_mask: Tensor,
+    *,
+    cap: float,
+) -> None:
+    """What the token weights did in one micro-batch. Tensors `[B, T]`, advantages `[B]`."""
+    mask = loss_mask.bool()
+    positive, negative = mask & (advantages[:, None] > 0), mask & (advantages[:, None] < 0)
+    weight, ratio = out.token_weight.detach(), out.ratio.detach()
+    tally.add("ratio/mean", ratio[mask].sum(), mask.sum())
+    tally.add("kl/old", kl_penalty(old_logprobs, logprobs.detach(), mask).sum(), mask.sum())
+    for sign, tokens in (("pos", positive), ("neg", negative)):
+        count = tokens.sum()
+        tally.add(f"ratio/{sign}_mean", ratio[tokens].sum(), count)
+        tally.add(f"weight/{sign}_mean", weight[tokens].sum(), count)
+        tally.add(f"clip/{sign}_frac", (weight[tokens] == 0).sum(), count)
+        tally.add(f"cap/{sign}_frac", (weight[tokens] == cap).sum(), count)
+    if mask.any():
+        tally.highest("ratio/max", ratio[mask].max())
+
+
+def tally_frozen(
+    tally: Tally,
+    old_logprobs: Tensor,
+    sampler_logprobs: Tensor,
+    entropy: Tensor,
+    high_entropy: Tensor,
+    loss_mask: Tensor,
+) -> None:
+    """What is known before the first step: entropy, and how far the engine's logprobs are from the learner's."""
+    mask = loss_mask.bool()
+    tally.add("entropy/mean", entropy[mask].sum(), mask.sum())
+    tally.add("entropy/high_frac", high_entropy[mask].sum(), mask.sum())
+    tally.add("kl/sampler", kl_penalty(sampler_logprobs, old_logprobs, mask).sum(), mask.sum())
+    if mask.any():
+        tally.highest("sampler/max_abs_dlogp", (old_logprobs - sampler_logprobs)[mask].abs().max())
+
+
+def merge_updates(results: Sequence[UpdateResult]) -> dict[str, float]:
+    """One value per metric from all learners: sums are added before the division; 0/0 is left out."""
+    totals: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
+    for result in results:
+        for name, pair in result.sums.items():
+            totals[name] += pair
+    merged = {name: n / d for name, (n, d) in totals.items() if d}
+    for name in results[0].maxima:
+        merged[name] = max(result.maxima[name] for result in results if name in result.maxima)
+    return merged | results[0].values
+
+
+def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """What a batch of groups looks like before any filter."""
+    rollouts = [r for g in groups for r in g.rollouts]
+    correct = [[r.correct for r in g.rollouts] for g in groups]
+    return {
+        "reward/mean": float(np.mean([r.reward for r in rollouts])),
+        "reward/accuracy": float(np.mean([r.correct for r in rollouts])),
+        "groups/all_right_frac": float(np.mean([all(c) for c in correct])),
+        "groups/all_wrong_frac": float(np.mean([not any(c) for c in correct])),
+        "length/mean": float(np.mean([len(r.completion_ids) for r in rollouts])),
+        "length/max": float(max(len(r.completion_ids) for r in rollouts)),
+        "length/truncated_frac": float(np.mean([r.finish_reason == "length" for r in rollouts])),
+        "repetition/frac": float(np.mean([repetition(r.completion) for r in rollouts])),
+        "grader/errors": float(sum(r.info.get("grade_status") == "sandbox_error" for r in rollouts)),
+        "grader/timeouts": float(sum(r.info.get("grade_status") == "timeout" for r in rollouts)),
+        "grader/seconds": float(sum(r.info.get("grade_seconds", 0.0) for r in rollouts)),
+    }
+
+
+def repetition(text: str) -> float:
+    """Share of a text's 20-grams of words that occurred before in it; 0 for shorter texts."""
+    words = text.split()
+    ngrams = [tuple(words[i : i + REPETITION_NGRAM_WORDS]) for i in range(len(words) - REPETITION_NGRAM_WORDS + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
+    """Unbiased pass@k per prompt (arXiv 2107.03374 eq. 1) from `[P, n]` verdicts, n >= k: `[P]`."""
+    n, right = correct.shape[1], correct.sum(axis=1)
+    assert n >= k, (n, k)
+    # 1 - C(n - c, k) / C(n, k) as a product, which neither overflows nor cancels.
+    miss = np.ones(len(correct))
+    for i in range(k):
+        miss *= np.clip(n - right - i, 0, None) / (n - i)
+    return 1 - miss
+
+
+def standard_error(per_prompt: np.ndarray) -> float:
+    """Standard error of the mean over prompts; the prompts are the independent draws, not the completions."""
+    return float(per_prompt.std(ddof=1) / np.sqrt(len(per_prompt))) if len(per_prompt) > 1 else float("nan")

@@ -1,0 +1,125 @@
+"""What a config must satisfy before anything is started. Each message: the field, its value, what was expected."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from numbers import Integral, Real
+from typing import TYPE_CHECKING
+
+from ray.rllib.utils.schedules.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from aspo_rllib.config import ASPOConfig
+
+# field, legal range in words, predicate
+_RANGES = [
+    ("max_prompt_tokens", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    ("gpu_memory_utilization", "in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1),
+    ("kv_cache_memory_bytes", "an int >= 1, or None", lambda v: v is None or (_is_int(v) and v >= 1)),
+    ("tensor_parallel_size", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    ("max_num_seqs", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    ("group_size", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    ("top_p", "in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1),
+    ("max_completion_tokens", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    ("batch_prompts", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    ("minibatch_prompts", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    ("num_epochs", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    ("clip_low", "in [0, 1], or None", lambda v: v is None or (_is_number(v) and 0 <= v <= 1)),
+    ("clip_high", ">= 0, or None", lambda v: v is None or (_is_number(v) and v >= 0)),
+    ("clip_low_high_entropy", "in [0, 1], or None", lambda v: v is None or (_is_number(v) and 0 <= v <= 1)),
+    ("clip_high_high_entropy", ">= 0, or None", lambda v: v is None or (_is_number(v) and v >= 0)),
+    ("entropy_quantile", "in (0, 1)", lambda v: _is_number(v) and 0 < v < 1),
+    ("weight_cap", "> 1", lambda v: _is_number(v) and v > 1),
+    (
+        "aggregation",
+        "one of 'token', 'sequence', 'constant', or None",
+        lambda v: v in (None, "token", "sequence", "constant"),
+    ),
+    ("normalize_std", "True, False or None", lambda v: v in (None, True, False)),
+    ("kl_coef", ">= 0, or None", lambda v: v is None or (_is_number(v) and v >= 0)),
+    ("kl_coef_high_entropy", ">= 0, or None", lambda v: v is None or (_is_number(v) and v >= 0)),
+    ("entropy_coef", ">= 0", lambda v: _is_number(v) and v >= 0),
+    ("overlong_buffer_tokens", "an int >= 0", lambda v: _is_int(v) and v >= 0),
+    ("overlong_penalty_factor", ">= 0", lambda v: _is_number(v) and v >= 0),
+    ("warmup_steps", "an int >= 0", lambda v: _is_int(v) and v >= 0),
+    ("weight_decay", ">= 0", lambda v: _is_number(v) and v >= 0),
+    (
+        "betas",
+        "two numbers in [0, 1)",
+        lambda v: isinstance(v, (tuple, list)) and len(v) == 2 and all(_is_number(b) and 0 <= b < 1 for b in v),
+    ),
+    ("grad_clip", "> 0, or None", lambda v: v is None or (_is_number(v) and v > 0)),
+    ("max_tokens_per_microbatch", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    ("max_sync_drift", "> 0, or None", lambda v: v is None or (_is_number(v) and v > 0)),
+    ("dtype", "'float32' or 'bfloat16'", lambda v: v in ("float32", "bfloat16")),
+]
+
+
+def check(config: ASPOConfig) -> None:
+    """Raise ValueError for the first field out of its range; warn where the settings make ASPO pointless."""
+    for field, expected, holds in _RANGES:
+        _require(config, field, expected, holds)
+    config.method  # noqa: B018  an unknown loss raises here, with the nearest name
+    _check_model(config)
+    if config.in_evaluation:
+        _require(config, "temperature", ">= 0", lambda v: _is_number(v) and v >= 0)
+        if config.temperature == 0 and config.group_size > 1:
+            raise ValueError(
+                f"group_size={config.group_size} at temperature=0: all completions of a prompt would be the same; "
+                "set group_size=1 in evaluation_config."
+            )
+        return
+    _require(config, "temperature", "> 0", lambda v: _is_number(v) and v > 0)
+    _require(config, "num_env_runners", "an int >= 1: the engines run there", lambda v: _is_int(v) and v >= 1)
+    _check_lr(config)
+    if config.minibatch_prompts > config.batch_prompts:
+        raise ValueError(
+            f"minibatch_prompts={config.minibatch_prompts}: expected at most batch_prompts={config.batch_prompts}."
+        )
+    if config.overlong_buffer_tokens > config.max_completion_tokens:
+        raise ValueError(
+            f"overlong_buffer_tokens={config.overlong_buffer_tokens}: expected at most "
+            f"max_completion_tokens={config.max_completion_tokens}."
+        )
+    if config.evaluation_num_env_runners:
+        raise ValueError(
+            f"evaluation_num_env_runners={config.evaluation_num_env_runners}: expected 0; evaluation runs on the "
+            "training runners, between iterations."
+        )
+    if config.steps_per_iteration == 1 and config.loss == "aspo":
+        warnings.warn(
+            "One optimizer step per batch: every ratio is 1 there and ASPO equals GRPO. "
+            "Lower minibatch_prompts or raise num_epochs to tell them apart.",
+            stacklevel=2,
+        )
+
+
+def _check_model(config: ASPOConfig) -> None:
+    if not isinstance(config.llm_model, str) or not config.llm_model:
+        raise ValueError(
+            f"llm_model={config.llm_model!r}: expected the folder or hub id of a causal LM; set .llm(model=...)."
+        )
+    looks_local = config.llm_model.startswith((".", "/", "~")) or os.path.isdir(config.llm_model)
+    if looks_local and not os.path.isfile(os.path.join(config.llm_model, "config.json")):
+        raise ValueError(f"llm_model={config.llm_model!r}: expected a folder with a config.json.")
+
+
+def _check_lr(config: ASPOConfig) -> None:
+    Scheduler.validate(fixed_value_or_schedule=config.lr, setting_name="lr", description="learning rate")
+    if _is_number(config.lr):
+        _require(config, "lr", "> 0, or a schedule [[0, lr], [step, lr], ...]", lambda v: v > 0)
+
+
+def _require(config: ASPOConfig, field: str, expected: str, holds) -> None:
+    value = getattr(config, field)
+    if not holds(value):
+        raise ValueError(f"{field}={value!r}: expected {expected}.")
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and value == value
