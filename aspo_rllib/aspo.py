@@ -13,6 +13,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     EPISODE_RETURN_MEAN,
+    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
@@ -108,6 +109,12 @@ class ASPO(Algorithm):
             self._log({"sync/max_abs_dlogp": drift})
             weight_sync.check_drift(drift, self.config.sync_drift_limit, self.learner_group.weights().version)
 
+    def step(self) -> dict[str, Any]:
+        before = {}
+        if self.config.evaluate_before_training and self.iteration == 0:
+            before = {f"{EVALUATION_RESULTS}_at_start": self.evaluate()}
+        return {**super().step(), **before}
+
     # ---- set-up ----------------------------------------------------------------------------------------------
 
     def setup(self, config: ASPOConfig) -> None:
@@ -134,6 +141,10 @@ class ASPO(Algorithm):
         if isinstance(env_specifier, str) and env_specifier.startswith("aspo/"):
             env_specifier = f"envs:{env_specifier}"
         return Algorithm._get_env_id_and_creator(env_specifier, config)
+
+    def __repr__(self) -> str:
+        # RLlib's needs the config, which is not there yet when __init__ raises: the actor would die of that instead.
+        return super().__repr__() if self.config else type(self).__name__
 
     @classmethod
     def _should_create_evaluation_env_runners(cls, eval_config) -> bool:

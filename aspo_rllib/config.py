@@ -96,6 +96,7 @@ class ASPOConfig(AlgorithmConfig):
         self.broadcast_env_runner_states = False
         self.env_runner_cls = VLLMEnvRunner
         self.evaluation_duration = 128
+        self.evaluate_before_training = False
         self.custom_evaluation_function = evaluate
 
     # ---- builder methods -------------------------------------------------------------------------------------
@@ -236,6 +237,21 @@ class ASPOConfig(AlgorithmConfig):
         super().training(**rllib)
         return self._set("training", unknown, **given)
 
+    def evaluation(self, *, evaluate_before_training: bool = NotProvided, **rllib: Any) -> Self:
+        """Evaluation on the training runners, between iterations. Other keywords go to RLlib's `evaluation`.
+
+        The ones that matter: `evaluation_interval` (iterations), `evaluation_duration` (how many prompts: the first
+        ones of the env; each gets `group_size` completions), `evaluation_config` (overrides for evaluation alone, such
+        as `{"env_config": {"split": "test"}, "group_size": 64, "temperature": 0.8}`; the paper: k = 64 at 0.8).
+
+        Args:
+            evaluate_before_training: Whether the first `train()` starts with an evaluation, reported as
+                `evaluation_at_start`.
+        """
+        unknown = self._split_off_known(rllib, AlgorithmConfig.evaluation)
+        super().evaluation(**rllib)
+        return self._set("evaluation", unknown, evaluate_before_training=evaluate_before_training)
+
     # ---- presets ---------------------------------------------------------------------------------------------
 
     @classmethod
@@ -321,8 +337,9 @@ class ASPOConfig(AlgorithmConfig):
         """Check every field; raises ValueError naming the field, its value and the legal range."""
         # Marks RLlib's advice on how to leave the new API stack as given: there is no other stack here.
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
-        # "class" is what RLlib's from_state leaves behind.
-        self._reject_unknown(vars(self), [*vars(type(self)()), "class"], "config field")
+        # RLlib's from_state leaves "class" behind, Tune adds dunder names.
+        fields = [name for name in vars(self) if name != "class" and not name.startswith("__")]
+        self._reject_unknown(fields, vars(type(self)()), "config field")
         super().validate()
         validation.check(self)
 
