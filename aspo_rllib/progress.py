@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
@@ -12,8 +12,18 @@ import gymnasium as gym
 import pandas as pd
 from ray.tune import Callback
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
-_HEADER = f"{'trial':<12} {'iter':>9} {'accuracy':>9} {'held-out':>9} {'entropy':>8} {'clip+':>6} {'kl/old':>8} {'tok/s':>6} {'eta':>6}"
+# column: heading, width, format
+_COLUMNS = {
+    "accuracy": ("accuracy", 9, ".3f"),
+    "held_out": ("held-out", 9, ".3f"),
+    "entropy": ("entropy", 8, ".3f"),
+    "clip": ("clip+", 6, ".3f"),
+    "kl": ("kl/old", 8, ".4f"),
+    "tokens_per_s": ("tok/s", 6, ".0f"),
+    "eta": ("eta", 8, "s"),
+}
 
 
 class ProgressCallback(Callback):
@@ -25,56 +35,35 @@ class ProgressCallback(Callback):
     def __init__(self, iterations: int, stream: TextIO | None = None):
         self._iterations = iterations
         self._stream = stream or sys.stdout
-        self._held_out: dict[str, float] = {}
-        self._header_due = True
+        self._trials_shown: set[str] = set()
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
-        if self._header_due:
-            self._print(_HEADER)
-            if before := result.get("evaluation_at_start"):
-                self._print(self._line(trial, 0, held_out=before["accuracy"]))
-            self._header_due = False
-        if "evaluation" in result:
-            self._held_out[trial.trial_id] = result["evaluation"]["accuracy"]
-        done = result["training_iteration"]
-        seconds_left = (self._iterations - done) * result["time_total_s"] / done
-        self._print(
-            self._line(
-                trial,
-                done,
-                accuracy=result["reward"]["accuracy"],
-                held_out=result.get("evaluation", {}).get("accuracy"),
-                entropy=result.get("entropy", {}).get("mean"),
-                clip=result.get("clip", {}).get("pos_frac"),
-                kl=result.get("kl", {}).get("old"),
-                tokens_per_s=result["tokens"]["completion"] / result["time_this_iter_s"],
-                eta=time.strftime("%M:%S" if seconds_left < 3600 else "%H:%M:%S", time.gmtime(seconds_left)),
-            )
+        done, evaluation = result["training_iteration"], result.get("evaluation", {})
+        if not self._trials_shown:
+            headings = " ".join(f"{heading:>{width}}" for heading, width, _ in _COLUMNS.values())
+            self._print(f"{'trial':<12} {'iter':>9} {headings}")
+        if trial.trial_id not in self._trials_shown and "evaluation_at_start" in result:
+            self._line(trial, 0, held_out=result["evaluation_at_start"]["accuracy"])
+        self._trials_shown.add(trial.trial_id)
+        seconds_left = int((self._iterations - done) * result["time_total_s"] / done)
+        self._line(
+            trial,
+            done,
+            accuracy=result["reward"]["accuracy"],
+            held_out=evaluation["accuracy"] if evaluation.get("iteration") == done else None,
+            entropy=result.get("entropy", {}).get("mean"),
+            clip=result.get("clip", {}).get("pos_frac"),
+            kl=result.get("kl", {}).get("old"),
+            tokens_per_s=result["tokens"]["completion"] / result["time_this_iter_s"],
+            eta=str(timedelta(seconds=seconds_left)),
         )
 
-    def _line(
-        self,
-        trial,
-        done: int,
-        *,
-        accuracy: float | None = None,
-        held_out: float | None = None,
-        entropy: float | None = None,
-        clip: float | None = None,
-        kl: float | None = None,
-        tokens_per_s: float | None = None,
-        eta: str = "",
-    ) -> str:
-        numbers = (
-            (accuracy, 9, ".3f"),
-            (held_out, 9, ".3f"),
-            (entropy, 8, ".3f"),
-            (clip, 6, ".3f"),
-            (kl, 8, ".4f"),
-            (tokens_per_s, 6, ".0f"),
-        )
-        cells = " ".join(" " * width if value is None else f"{value:>{width}{form}}" for value, width, form in numbers)
-        return f"{trial.trial_id:<12} {done:>4}/{self._iterations:<4} {cells} {eta:>6}"
+    def _line(self, trial, done: int, **values) -> None:
+        cells = [
+            f"{values[name]:>{width}{form}}" if values.get(name) is not None else " " * width
+            for name, (_, width, form) in _COLUMNS.items()
+        ]
+        self._print(f"{trial.trial_id:<12} {done:>4}/{self._iterations:<4} {' '.join(cells)}".rstrip())
 
     def _print(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -108,10 +97,8 @@ def plot_curves(progress: pd.DataFrame, path: Path, title: str) -> None:
             if column not in progress:
                 continue
             known = progress[["training_iteration", column]].dropna()
-            start = f"{column.split('/')[0]}_at_start/accuracy"
-            if start in progress:
-                known.loc[-1] = [0, progress[start].dropna().iloc[0]]
-                known = known.sort_values("training_iteration")
+            if column.startswith("evaluation"):
+                known = evaluations(progress)[["training_iteration", column]]
             marker = "o" if column.startswith("evaluation") else None
             axes.plot(known["training_iteration"], known[column], style, marker=marker, label=name)
         axes.set(xlabel="iteration", ylabel=label)
@@ -120,8 +107,20 @@ def plot_curves(progress: pd.DataFrame, path: Path, title: str) -> None:
     figure.savefig(path, dpi=130)
 
 
+def evaluations(progress: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a progress.csv at which an evaluation was made, the one before training as iteration 0."""
+    rows = progress[progress["evaluation/iteration"] == progress["training_iteration"]]
+    if "evaluation_at_start/accuracy" not in progress:
+        return rows
+    start = progress.iloc[[0]].assign(training_iteration=0)
+    for column in progress.columns[progress.columns.str.startswith("evaluation_at_start/")]:
+        start[column.replace("_at_start", "")] = start[column]
+    return pd.concat([start, rows], ignore_index=True)
+
+
 def greedy_completions(model: str, env: gym.Env, indices: Sequence[int], max_completion_tokens: int) -> list[str]:
     """What the model in a Hugging Face folder most likely answers to these tasks of a text env."""
+    disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model)
     hf_model = AutoModelForCausalLM.from_pretrained(model)
     completions = []
