@@ -308,12 +308,19 @@ class ASPOConfig(TextAlgorithmConfig):
         m = self.method
         name = self.loss if isinstance(self.loss, str) else getattr(m.token_weight, "__name__", repr(m.token_weight))
         learners = f"{self.num_learners} FSDP2 learners" if self.num_learners > 1 else "1 learner"
+        by_entropy = ""
+        if self.clip_low_high_entropy is not None or self.clip_high_high_entropy is not None:
+            low, high = self.clip_low_high_entropy, self.clip_high_high_entropy
+            by_entropy = (
+                f" ({m.clip_low if low is None else low:g}/{m.clip_high if high is None else high:g} for high entropy)"
+            )
+        minibatches = self.steps_per_iteration // self.num_epochs
         return (
             f"{name} on {self.env}, model {self.llm_model}\n"
             f"  {self.batch_prompts} prompts x {self.group_size} = {self.batch_prompts * self.group_size} rollouts"
-            f" -> {-(-self.batch_prompts // self.minibatch_prompts)} mini-batches x {self.num_epochs} epochs"
+            f" -> {minibatches} mini-batches x {self.num_epochs} epochs"
             f" = {self.steps_per_iteration} optimizer steps per iteration\n"
-            f"  clip {m.clip_low:g}/{m.clip_high:g}, cap {self.weight_cap:g}, {m.aggregation} aggregation,"
+            f"  clip {m.clip_low:g}/{m.clip_high:g}{by_entropy}, cap {self.weight_cap:g}, {m.aggregation} aggregation,"
             f" kl {m.kl_coef:g}, lr {self.lr}; {self.num_env_runners} vLLM runner(s), {learners}, {self.dtype}"
         )
 
