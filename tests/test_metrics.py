@@ -1,0 +1,177 @@
+"""Metrics: sums until the very end, and the two estimators of evaluation."""
+
+import math
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from aspo_rllib.losses import aspo as aspo_weight
+from aspo_rllib.losses import policy_loss
+from aspo_rllib.metrics import (
+    Tally,
+    merge_updates,
+    pass_at_k,
+    repetition,
+    rollout_metrics,
+    standard_error,
+    tally_frozen,
+    tally_loss,
+)
+from aspo_rllib.types import UpdateResult
+
+
+def result(sums=None, maxima=None, values=None):
+    return UpdateResult(sums=sums or {}, maxima=maxima or {}, values=values or {}, learner_metrics={})
+
+
+def test_a_tally_adds_numerators_and_denominators():
+    tally = Tally()
+    tally.add("x", 3.0, 2)
+    tally.add("x", torch.tensor(1.0), torch.tensor(8))
+    assert tally.sums() == {"x": (4.0, 10.0)}
+
+
+def test_a_tally_keeps_the_highest_value():
+    tally = Tally()
+    for value in (torch.tensor(-3.0), -1.0, -2.0):
+        tally.highest("x", value)
+    assert tally.maxima() == {"x": -1.0}
+
+
+def test_merging_is_not_an_average_of_averages():
+    # Learner 1: 10 tokens of mean 1; learner 2: 90 of mean 0. Mean 10 / 100 = 0.1; the average of averages is 0.5.
+    merged = merge_updates([result(sums={"x": (10.0, 10.0)}), result(sums={"x": (0.0, 90.0)})])
+    assert merged == {"x": 0.1}
+
+
+def test_merging_takes_maxima_and_common_values():
+    merged = merge_updates(
+        [result(maxima={"m": 2.0}, values={"optim/lr": 0.1}), result(maxima={"m": 5.0}, values={"optim/lr": 0.1})]
+    )
+    assert merged == {"m": 5.0, "optim/lr": 0.1}
+
+
+def test_a_maximum_that_only_the_second_learner_has_is_kept():
+    # The first learner may have had nothing but empty micro-batches.
+    assert merge_updates([result(), result(maxima={"m": 5.0})]) == {"m": 5.0}
+
+
+def test_a_metric_without_tokens_is_left_out():
+    assert merge_updates([result(sums={"ratio/neg_mean": (0.0, 0.0), "x": (1.0, 2.0)})]) == {"x": 0.5}
+
+
+def test_loss_metrics_by_hand():
+    # Two positive and two negative rows' tokens with chosen ratios; clip 0.2/0.2, cap 3; the last token is padding.
+    # Positives r = 1.5 (masked), 1.0 (w 1), 0.25 (1/r = 4, capped at 3); negatives r = 0.5 (masked), 4.0 (capped at 3).
+    ratios = torch.tensor([[1.5, 1.0, 0.25], [0.5, 4.0, 9.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    advantages = torch.tensor([1.0, -1.0])
+    old = torch.full((2, 3), -5.0)
+    logprobs = old + ratios.log()
+    out = policy_loss(
+        logprobs,
+        old,
+        advantages,
+        mask,
+        loss=aspo_weight,
+        coefficients=mask / 5,
+        clip_low=0.2,
+        clip_high=0.2,
+        weight_cap=3.0,
+    )
+    tally = Tally()
+    tally_loss(tally, out, logprobs, old, advantages, mask, cap=3.0)
+    merged = merge_updates([result(tally.sums(), tally.maxima())])
+    assert merged.pop("ratio/max") == pytest.approx(4.0)  # 9.0 is padding
+    # k3 of KL(old || new): r - 1 - log r, with r = new / old.
+    kl = sum(r - 1 - math.log(r) for r in (1.5, 1.0, 0.25, 0.5, 4.0)) / 5
+    assert merged == {
+        "ratio/mean": pytest.approx((1.5 + 1 + 0.25 + 0.5 + 4) / 5),
+        "ratio/pos_mean": pytest.approx(2.75 / 3),
+        "ratio/neg_mean": pytest.approx(4.5 / 2),
+        "weight/pos_mean": pytest.approx((0 + 1 + 3) / 3),
+        "weight/neg_mean": pytest.approx((0 + 3) / 2),
+        "clip/pos_frac": pytest.approx(1 / 3),
+        "clip/neg_frac": pytest.approx(1 / 2),
+        "cap/pos_frac": pytest.approx(1 / 3),
+        "cap/neg_frac": pytest.approx(1 / 2),
+        "kl/old": pytest.approx(kl, rel=1e-5),
+    }
+
+
+def test_frozen_metrics_ignore_padding():
+    mask = torch.tensor([[True, True, False]])
+    tally = Tally()
+    tally_frozen(
+        tally,
+        old_logprobs=torch.tensor([[-1.0, -2.0, -50.0]]),
+        sampler_logprobs=torch.tensor([[-1.0, -2.5, 0.0]]),
+        entropy=torch.tensor([[0.5, 1.5, 99.0]]),
+        high_entropy=torch.tensor([[False, True, True]]),
+        loss_mask=mask,
+    )
+    merged = merge_updates([result(tally.sums(), tally.maxima())])
+    # The second token: learner - sampler = 0.5, so k3 of KL(sampler || learner) is e^0.5 - 0.5 - 1 = 0.1487213.
+    assert merged == {
+        "entropy/mean": 1.0,
+        "entropy/high_frac": 0.5,
+        "kl/sampler": pytest.approx(0.1487213 / 2, abs=1e-6),
+        "sampler/max_abs_dlogp": 0.5,
+    }
+
+
+def test_rollout_metrics_by_hand(make_groups):
+    right, wrong, mixed = make_groups([[(2, 4), (2, 6)], [(2, 1), (2, 3)], [(2, 8), (2, 8)]])
+
+    def graded(group, verdicts, **changes):
+        rollouts = [
+            replace(r, correct=v, reward=2.0 * v, **changes) for r, v in zip(group.rollouts, verdicts, strict=True)
+        ]
+        return replace(group, rollouts=tuple(rollouts))
+
+    groups = [
+        graded(right, [True, True]),
+        graded(wrong, [False, False], finish_reason="length"),
+        graded(mixed, [True, False], info={"grade_status": "timeout", "grade_seconds": 1.5}),
+    ]
+    metrics = rollout_metrics(groups)
+    assert metrics["reward/accuracy"] == 3 / 6 and metrics["reward/mean"] == 6 / 6
+    assert metrics["groups/all_right_frac"] == metrics["groups/all_wrong_frac"] == pytest.approx(1 / 3)
+    assert metrics["length/mean"] == (4 + 6 + 1 + 3 + 8 + 8) / 6 and metrics["length/max"] == 8
+    assert metrics["length/truncated_frac"] == pytest.approx(2 / 6)
+    assert metrics["grader/timeouts"] == 2 and metrics["grader/errors"] == 0 and metrics["grader/seconds"] == 3.0
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (1, 5), (3, 5), (5, 5), (2, 8), (7, 8)])
+def test_pass_at_k_counts_the_subsets_with_a_right_answer(right, n):
+    correct = np.array([True] * right + [False] * (n - right))
+    for k in range(1, n + 1):
+        subsets = [any(subset) for subset in combinations(correct, k)]
+        assert pass_at_k(correct[None], k)[0] == pytest.approx(np.mean(subsets), abs=1e-12)
+
+
+def test_pass_at_k_of_many_samples_does_not_overflow():
+    # 1 right of 2000, k = 1000: a subset holds it with probability k / n = 1/2.
+    correct = np.zeros((1, 2000), dtype=bool)
+    correct[0, 7] = True
+    assert pass_at_k(correct, 1000)[0] == pytest.approx(0.5, abs=1e-12)
+
+
+def test_repetition_by_hand():
+    words = [f"w{i}" for i in range(20)]
+    assert repetition(" ".join(words)) == 0.0  # one 20-gram
+    assert repetition(" ".join(words[:19])) == 0.0  # none
+    # 40 words, the same 20 twice: 21 windows of 20 words, of which the last repeats the first: 1 - 20/21.
+    assert repetition(" ".join(words * 2)) == pytest.approx(1 / 21)
+    # 24 times the same word: 5 equal windows: 1 - 1/5.
+    assert repetition("again " * 24) == pytest.approx(4 / 5)
+    assert repetition("") == 0.0
+
+
+def test_standard_error_is_over_prompts():
+    # Means 0, 1, 1, 0: unbiased std sqrt(4 x 0.25 / 3) = 0.5773503, over sqrt(4): 0.2886751.
+    assert standard_error(np.array([0.0, 1.0, 1.0, 0.0])) == pytest.approx(0.2886751)
+    assert math.isnan(standard_error(np.array([0.5])))

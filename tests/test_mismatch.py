@@ -1,0 +1,49 @@
+"""The sampler ratio pi_old / mu and its two corrections. The arithmetic stands in the comments."""
+
+import math
+
+import pytest
+import torch
+
+from aspo_rllib.mismatch import correction_weights, outside, sampler_ratio
+
+# Two completions; the second has one token. old - sampler in nats: [ln 3, -ln 2], [ln 1.5, padding].
+SAMPLER = torch.tensor([[-2.0, -1.0], [-1.0, math.nan]])
+OLD = SAMPLER + torch.tensor([[math.log(3), -math.log(2)], [math.log(1.5), 0.0]])
+MASK = torch.tensor([[True, True], [True, False]])
+
+
+def test_token_ratio_is_learner_over_engine_and_1_on_padding():
+    torch.testing.assert_close(sampler_ratio(OLD, SAMPLER, MASK, "token"), torch.tensor([[3.0, 0.5], [1.5, 1.0]]))
+
+
+def test_sequence_ratio_is_the_product_for_every_token():
+    # 3 * 1/2 = 1.5
+    torch.testing.assert_close(sampler_ratio(OLD, SAMPLER, MASK, "sequence"), torch.tensor([[1.5, 1.5], [1.5, 1.0]]))
+
+
+def test_truncation_caps_from_above_only():
+    ratio = torch.tensor([[3.0, 0.25, 1.5]])
+    torch.testing.assert_close(correction_weights(ratio, "truncated", cap=2.0), torch.tensor([[2.0, 0.25, 1.5]]))
+
+
+def test_masking_drops_what_lies_outside_on_either_side():
+    # cap 2: the band is [0.5, 2]
+    ratio = torch.tensor([[3.0, 0.25, 1.5, 2.0, 0.5]])
+    torch.testing.assert_close(
+        correction_weights(ratio, "masked", cap=2.0), torch.tensor([[0.0, 0.0, 1.5, 2.0, 0.5]])
+    )
+    assert outside(ratio, 2.0).tolist() == [[True, True, False, False, False]]
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_equal_probabilities_correct_nothing(level):
+    ratio = sampler_ratio(SAMPLER, SAMPLER, MASK, level)
+    assert ratio.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    for correction in ("truncated", "masked"):
+        assert correction_weights(ratio, correction, cap=2.0).tolist() == ratio.tolist()
+
+
+def test_a_hopeless_ratio_stays_finite():
+    old, sampler = torch.tensor([[-1.0] * 4]), torch.tensor([[-60.0] * 4])
+    assert torch.isfinite(sampler_ratio(old, sampler, torch.ones(1, 4, dtype=torch.bool), "sequence")).all()
