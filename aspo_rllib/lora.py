@@ -1,4 +1,4 @@
-"""LoRA through peft (extra "lora"): small trainable adapters on frozen linear layers, and the way back to plain weights."""
+"""LoRA through peft (extra "lora"): trainable adapters on frozen linear layers, and the way back to plain weights."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def merged_weights(hf_model: PreTrainedModel, weights: dict[str, Tensor]) -> dic
 
     weights: name -> whole tensor, as the state dict names them; not changed. A model without adapters gives them back.
     """
-    scalings = {
-        name: module.scaling[ADAPTER] for name, module in hf_model.named_modules() if hasattr(module, "lora_A")
-    }
+    scalings = {name: module.scaling[ADAPTER] for name, module in hf_model.named_modules() if hasattr(module, "lora_A")}
     merged = {}
     for name, tensor in weights.items():
         if ".lora_A." in name or ".lora_B." in name:

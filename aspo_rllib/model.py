@@ -1,6 +1,7 @@
-"""Any Hugging Face causal LM as a policy: load it, score completions, give its weights back. torch and transformers only.
+"""Any Hugging Face causal LM as a policy: load it, score completions, give its weights back.
 
-Its parts have rooms of their own: `packing` (layouts), `logprobs` (the head), `layers`, `sharding` (FSDP2), `lora`.
+torch and transformers only. Its parts have rooms of their own: `packing` (layouts), `logprobs` (the head), `layers`,
+`sharding` (FSDP2), `lora`.
 """
 
 from __future__ import annotations

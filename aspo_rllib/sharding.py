@@ -1,4 +1,4 @@
-"""FSDP2 for any policy: rank 0 has the weights, every rank ends with its shard, no rank ever holds more than one model."""
+"""FSDP2 for any policy: rank 0 brings the weights, every rank keeps its shard."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
 Both ways get the same hidden states `[N, 896]`, head `[151936, 896]` and loss, a weighted sum of log-probabilities and
 entropies. Repeats are interleaved; times are medians. Peak memory is the process's high-water mark (resident set on
 CPU, allocated bytes on GPU) over what was resident before the call: both gradients (head: 0.54 GB) are part of it. It
-is compared with the plain way's logits alone, `positions x vocabulary x 4` bytes: one of the arrays which that way needs.
+is compared with the plain way's logits alone, `positions x vocabulary x 4` bytes: one of its arrays.
 """
 
 from __future__ import annotations
