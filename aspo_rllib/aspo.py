@@ -13,6 +13,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     EPISODE_RETURN_MEAN,
+    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
@@ -55,7 +56,7 @@ class ASPO(Algorithm):
         self._log_rollouts(groups)
 
     def _train_batches(self, groups: list[RolloutGroup]) -> list[TrainBatch]:
-        """Filter on correctness, shape the rewards, normalise within groups; one batch per learner, [] if none is left."""
+        """Filter on correctness, shape the rewards, normalise in groups: one batch per learner, [] if none is left."""
         config = self.config
         correct = np.array([[r.correct for r in g.rollouts] for g in groups])
         used = informative_groups(correct) if config.drop_uniform_groups else np.ones(len(groups), dtype=bool)
@@ -108,6 +109,20 @@ class ASPO(Algorithm):
             self._log({"sync/max_abs_dlogp": drift})
             weight_sync.check_drift(drift, self.config.sync_drift_limit, self.learner_group.weights().version)
 
+    def step(self) -> dict[str, Any]:
+        """RLlib's iteration. Every result carries the latest evaluation, for Tune's schedulers and loggers."""
+        at_start = {}
+        if self.iteration == 0 and self.config.evaluation_interval and self.config.evaluate_before_training:
+            self._latest_evaluation = {**self.evaluate(), "iteration": 0}
+            at_start = {f"{EVALUATION_RESULTS}_at_start": self._latest_evaluation}
+        # Else RLlib would repeat this evaluation's keys as NaN in every result.
+        self.metrics.delete(EVALUATION_RESULTS, key_error=False)
+        results = super().step()
+        if EVALUATION_RESULTS in results:
+            self._latest_evaluation = {**results[EVALUATION_RESULTS], "iteration": self.iteration + 1}
+        latest = {EVALUATION_RESULTS: self._latest_evaluation} if self._latest_evaluation else {}
+        return {**results, **at_start, **latest}
+
     # ---- set-up ----------------------------------------------------------------------------------------------
 
     def setup(self, config: ASPOConfig) -> None:
@@ -115,7 +130,7 @@ class ASPO(Algorithm):
         load_tokenizer(self.config)
         print(self.config.plan(), flush=True)
         self.task_order = TaskOrder(self._num_tasks(self.config), seed=self.config.seed or 0)
-        self.latest_evaluation: list[RolloutGroup] = []
+        self._latest_evaluation: dict[str, Any] = {}
         super().setup(config)
         self.num_evaluation_tasks = self._num_tasks(self.evaluation_config)
         # RLlib's initial sync is skipped when connector states are not broadcast.
@@ -134,6 +149,10 @@ class ASPO(Algorithm):
         if isinstance(env_specifier, str) and env_specifier.startswith("aspo/"):
             env_specifier = f"envs:{env_specifier}"
         return Algorithm._get_env_id_and_creator(env_specifier, config)
+
+    def __repr__(self) -> str:
+        # RLlib's needs the config, which is not there yet when __init__ raises: the actor would die of that instead.
+        return super().__repr__() if self.config else type(self).__name__
 
     @classmethod
     def _should_create_evaluation_env_runners(cls, eval_config) -> bool:
@@ -174,11 +193,13 @@ class ASPO(Algorithm):
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
         state["task_position"] = self.task_order.position
+        state["latest_evaluation"] = self._latest_evaluation
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         self.task_order.position = state["task_position"]
+        self._latest_evaluation = state["latest_evaluation"]
 
     def save_to_path(self, path: str | Path | None = None, **kwargs) -> str:
         """Write a checkpoint, whole or not at all: RLlib's state, the learners' shards, and a loadable model.

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from collections.abc import Callable
 from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
-from ray.rllib.connectors.env_to_module import EnvToModulePipeline
-from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.util.debug import log_once
 
 from aspo_rllib import validation
+from aspo_rllib.base_config import TextAlgorithmConfig
 from aspo_rllib.losses import Loss, resolve_loss
 
 
-class ASPOConfig(AlgorithmConfig):
+class ASPOConfig(TextAlgorithmConfig):
     """Settings of ASPO (arXiv 2510.06062) and of every method in `losses.LOSSES`.
 
     Fields left at None take the value of the method chosen by `loss`; `plan()` shows what a run resolves to.
@@ -38,9 +34,6 @@ class ASPOConfig(AlgorithmConfig):
     def __init__(self, algo_class=None):
         if algo_class is None:
             from aspo_rllib.aspo import ASPO as algo_class
-        from aspo_rllib.env_runner import VLLMEnvRunner
-        from aspo_rllib.evaluation import evaluate
-
         super().__init__(algo_class=algo_class)
 
         # llm()
@@ -87,16 +80,7 @@ class ASPOConfig(AlgorithmConfig):
         self.max_tokens_per_microbatch = 16384
         self.max_sync_drift: float | None = None
 
-        # RLlib defaults that do not fit text rollouts.
-        self.num_env_runners = 1
-        self.create_local_env_runner = False  # it would need an engine of its own on the driver
-        self.sample_timeout_s = None  # RLlib's 60 s silently discards what comes later
-        self.restart_failed_env_runners = False  # a failing env raises in train(), with its traceback
-        self.merge_env_runner_states = False  # there are no connector states
-        self.broadcast_env_runner_states = False
-        self.env_runner_cls = VLLMEnvRunner
-        self.evaluation_duration = 128
-        self.custom_evaluation_function = evaluate
+        self.evaluate_before_training = True
 
     # ---- builder methods -------------------------------------------------------------------------------------
 
@@ -157,8 +141,8 @@ class ASPOConfig(AlgorithmConfig):
         Args:
             group_size: Completions per prompt (G), >= 1 (paper: 16). With 1 there is no baseline to compare with.
             temperature: > 0 in training (paper: 1.0); the learner's logprobs are taken at the same temperature.
-            top_p: In (0, 1] (paper: 1.0). Below 1 the engine's logprobs are renormalised over the kept tokens and differ
-                from the learner's.
+            top_p: In (0, 1] (paper: 1.0). Below 1 the engine's logprobs are renormalised over the kept tokens and
+                differ from the learner's.
             max_completion_tokens: Longest completion, >= 1 (paper: 32768 for 1.5B models).
         """
         return self._set(
@@ -210,7 +194,8 @@ class ASPOConfig(AlgorithmConfig):
             lr: AdamW's learning rate > 0 (paper: 1e-6), or RLlib's schedule [[step, lr], ...] in optimizer steps.
             warmup_steps: Optimizer steps of linear warm-up, >= 0 (paper: 10 iterations of 12 steps).
             weight_decay: AdamW's, >= 0 (paper: 0.1). betas: AdamW's, each in [0, 1).
-            grad_clip: Largest global gradient norm, > 0 (paper: 1.0), or None. A step whose norm is not finite is skipped.
+            grad_clip: Largest global gradient norm, > 0 (paper: 1.0), or None. A step whose norm is not finite is
+                skipped.
             clip_low, clip_high: Distances of the clip bounds from ratio 1, clip_low in [0, 1], clip_high >= 0
                 (paper: 0.2, 0.2). None: the loss's own.
             clip_low_high_entropy, clip_high_high_entropy: The same for high-entropy tokens (archer2: 0.4, 0.4).
@@ -223,7 +208,7 @@ class ASPOConfig(AlgorithmConfig):
             kl_coef: Weight of the k3 KL to the initial model, >= 0 (paper: 0.001). Above 0 a second copy of it is kept.
             kl_coef_high_entropy: The same for high-entropy tokens (archer2: 0). None: no distinction.
             entropy_coef: Entropy bonus, >= 0 (paper: 0).
-            drop_uniform_groups: Whether groups that are all right or all wrong are left out of the update (paper: True).
+            drop_uniform_groups: Whether groups that are all right or all wrong are left out (paper: True).
             overlong_buffer_tokens: Length of DAPO's soft punishment before max_completion_tokens; 0: off (paper: 16).
             overlong_penalty_factor: Its size at the end, >= 0 (paper: 1.0).
             max_tokens_per_microbatch: Rows x longest row of one forward pass. Memory only: results do not depend on it.
@@ -232,9 +217,24 @@ class ASPOConfig(AlgorithmConfig):
         """
         names = inspect.signature(ASPOConfig.training).parameters
         given = {k: v for k, v in locals().items() if k in names and k not in ("self", "rllib")}
-        unknown = self._split_off_known(rllib, AlgorithmConfig.training)
+        unknown = self._split_off_unknown(rllib, AlgorithmConfig.training)
         super().training(**rllib)
         return self._set("training", unknown, **given)
+
+    def evaluation(self, *, evaluate_before_training: bool = NotProvided, **rllib: Any) -> Self:
+        """Evaluation on the training runners, between iterations. Other keywords go to RLlib's `evaluation`.
+
+        The ones that matter: `evaluation_interval` (iterations), `evaluation_duration` (how many prompts: the first
+        ones of the env; each gets `group_size` completions), `evaluation_config` (overrides for evaluation alone, such
+        as `{"env_config": {"split": "test"}, "group_size": 64, "temperature": 0.8}`; the paper: k = 64 at 0.8).
+
+        Args:
+            evaluate_before_training: Whether, with an `evaluation_interval`, the first `train()` starts with an
+                evaluation. Its result stands in the first result as `evaluation_at_start`.
+        """
+        unknown = self._split_off_unknown(rllib, AlgorithmConfig.evaluation)
+        super().evaluation(**rllib)
+        return self._set("evaluation", unknown, evaluate_before_training=evaluate_before_training)
 
     # ---- presets ---------------------------------------------------------------------------------------------
 
@@ -308,82 +308,26 @@ class ASPOConfig(AlgorithmConfig):
         m = self.method
         name = self.loss if isinstance(self.loss, str) else getattr(m.token_weight, "__name__", repr(m.token_weight))
         learners = f"{self.num_learners} FSDP2 learners" if self.num_learners > 1 else "1 learner"
+        by_entropy = ""
+        if self.clip_low_high_entropy is not None or self.clip_high_high_entropy is not None:
+            low, high = self.clip_low_high_entropy, self.clip_high_high_entropy
+            by_entropy = (
+                f" ({m.clip_low if low is None else low:g}/{m.clip_high if high is None else high:g} for high entropy)"
+            )
+        minibatches = self.steps_per_iteration // self.num_epochs
         return (
             f"{name} on {self.env}, model {self.llm_model}\n"
             f"  {self.batch_prompts} prompts x {self.group_size} = {self.batch_prompts * self.group_size} rollouts"
-            f" -> {-(-self.batch_prompts // self.minibatch_prompts)} mini-batches x {self.num_epochs} epochs"
+            f" -> {minibatches} mini-batches x {self.num_epochs} epochs"
             f" = {self.steps_per_iteration} optimizer steps per iteration\n"
-            f"  clip {m.clip_low:g}/{m.clip_high:g}, cap {self.weight_cap:g}, {m.aggregation} aggregation,"
+            f"  clip {m.clip_low:g}/{m.clip_high:g}{by_entropy}, cap {self.weight_cap:g}, {m.aggregation} aggregation,"
             f" kl {m.kl_coef:g}, lr {self.lr}; {self.num_env_runners} vLLM runner(s), {learners}, {self.dtype}"
         )
 
     def validate(self) -> None:
         """Check every field; raises ValueError naming the field, its value and the legal range."""
-        # Marks RLlib's advice on how to leave the new API stack as given: there is no other stack here.
-        log_once(f"{self.algo_class.__name__}_on_new_api_stack")
-        # "class" is what RLlib's from_state leaves behind.
-        self._reject_unknown(vars(self), [*vars(type(self)()), "class"], "config field")
         super().validate()
         validation.check(self)
-
-    # ---- what RLlib asks for ---------------------------------------------------------------------------------
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        from aspo_rllib.rl_module import CausalLMModule
-
-        return RLModuleSpec(
-            module_class=CausalLMModule,
-            model_config={"model": self.llm_model, "trust_remote_code": self.trust_remote_code},
-        )
-
-    def get_default_learner_class(self):
-        from aspo_rllib.learner import ASPOTorchLearner
-
-        return ASPOTorchLearner
-
-    def build_learner_group(self, *, env=None, spaces=None, rl_module_spec=None, placement_group=None):
-        from aspo_rllib.learner_group import ASPOLearnerGroup
-
-        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
-        return ASPOLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
-
-    # Rollouts are text and token lists: nothing is to be padded into arrays on the way.
-    def build_env_to_module_connector(self, env=None, spaces=None, device=None):
-        return EnvToModulePipeline(input_observation_space=None, input_action_space=None, connectors=[])
-
-    def build_module_to_env_connector(self, env=None, spaces=None):
-        return ModuleToEnvPipeline(input_observation_space=None, input_action_space=None, connectors=[])
-
-    def build_learner_connector(self, input_observation_space, input_action_space, device=None):
-        return None
-
-    @property
-    def _model_config_auto_includes(self) -> dict[str, Any]:
-        return {}
-
-    # ---- helpers ---------------------------------------------------------------------------------------------
-
-    def _set(self, method: str, unknown: dict, **given: Any) -> Self:
-        self._reject_unknown(unknown, inspect.signature(getattr(type(self), method)).parameters, f"{method}() argument")
-        for name, value in given.items():
-            if value is not NotProvided:
-                setattr(self, name, value)
-        return self
-
-    @staticmethod
-    def _split_off_known(kwargs: dict[str, Any], method: Callable) -> dict[str, Any]:
-        """Remove from `kwargs` what `method` does not take, and return that."""
-        known = inspect.signature(method).parameters
-        return {name: kwargs.pop(name) for name in list(kwargs) if name not in known}
-
-    @staticmethod
-    def _reject_unknown(names: Iterable[str], known: Iterable[str], kind: str) -> None:
-        known = list(known)
-        for name in names:
-            if name not in known:
-                near = get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"Unknown {kind} {name!r}.{hint}")
 
 
 class GRPOConfig(ASPOConfig):

@@ -6,7 +6,9 @@ the only room that imports vLLM, and only when an engine is made, so that a driv
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -67,6 +69,8 @@ class VLLMEngine:
         if not torch.cuda.is_available():
             # A cold compile cache costs more than it saves on small CPU models.
             os.environ["TORCH_COMPILE_DISABLE"] = "1"
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -90,6 +94,7 @@ class VLLMEngine:
             logprobs_mode="processed_logprobs",
             worker_extension_cls=f"{__name__}.{WeightLoader.__name__}",
             disable_log_stats=True,
+            use_tqdm_on_load=False,
         )
 
     def submit(

@@ -14,6 +14,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils import force_list
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
@@ -32,7 +33,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
     def __init__(self, *, config: AlgorithmConfig, env_creator, spaces=None, **kwargs):
         super().__init__(config=config, **kwargs)
         self._env_creator = env_creator
-        self._callbacks = [cls() for cls in np.atleast_1d(config.callbacks_class)]
+        self._callbacks = [cls() for cls in force_list(config.callbacks_class)]
         self._envs: dict[str, gym.Env] = {}
         self._base_seed = config.seed if config.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._weights: weight_sync.WeightsHandle | None = None

@@ -21,7 +21,6 @@ def evaluate(algorithm, eval_env_runner_group) -> tuple[dict, int, int]:
     config = algorithm.evaluation_config
     tasks = [(i, i) for i in range(min(config.evaluation_duration, algorithm.num_evaluation_tasks))]
     groups = sample_groups(algorithm.env_runner_group, tasks, config)
-    algorithm.latest_evaluation = groups
     results = summarize(groups)
     logger = MetricsLogger(root=False)
     for name, value in results.items():

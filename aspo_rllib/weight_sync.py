@@ -66,8 +66,8 @@ def check_drift(value: float, limit: float, version: int) -> None:
     if value > limit:
         raise SyncDriftError(
             f"After syncing weights_version {version}, the engine's logprobs differ from the learner's by up to "
-            f"{value:.3g} nats (max_sync_drift={limit:g}). The engine holds stale or wrong weights; if the difference is "
-            "only rounding, raise max_sync_drift or use dtype='float32'."
+            f"{value:.3g} nats (max_sync_drift={limit:g}). The engine holds stale or wrong weights; if it is only "
+            "rounding, raise max_sync_drift or use dtype='float32'."
         )
 
 

@@ -1,0 +1,24 @@
+"""Task families as Gymnasium environments, importable from an install or from the working directory.
+
+Importing this package registers every family, so either line is enough:
+
+    import envs; gymnasium.make("aspo/Arithmetic-v0", digits=2)
+    gymnasium.make("envs:aspo/Arithmetic-v0", digits=2)
+
+The second form needs no import by the caller, so it also works in a process that was sent nothing but the id.
+(Gymnasium 1.0 removed the entry points that older versions looked up on their own.)
+"""
+
+import gymnasium
+
+_ENTRY_POINTS = {"aspo/Arithmetic-v0": "envs.arithmetic:ArithmeticEnv"}
+
+
+def register_envs() -> None:
+    """Register every id of this package with Gymnasium; calling it again changes nothing."""
+    for env_id, entry_point in _ENTRY_POINTS.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(env_id, entry_point=entry_point)
+
+
+register_envs()

@@ -1,0 +1,96 @@
+"""Quickstart: a 0.6M-parameter language model learns to carry, with ASPO, on two CPU cores and in a few minutes.
+
+The bundled model was pretrained on sums that mostly forget the carry. It knows the right way too, but rarely takes it:
+just what a verifiable reward can bring out. Real vLLM sampling, a real RLlib learner, TensorBoard and CSV through Tune.
+"""
+
+import argparse
+import math
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables would come between our lines
+
+import gymnasium as gym
+import pandas as pd
+import ray
+from ray import tune
+
+from aspo_rllib import TINY_MODEL, ASPOConfig
+from aspo_rllib.progress import ProgressCallback, greedy_completions, plot_curves
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--loss", default="aspo", help="a name in aspo_rllib.LOSSES")
+parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--iterations", type=int, default=60)
+parser.add_argument("--results", type=Path, default=Path("results"), help="folder for logs, plots and checkpoints")
+parser.add_argument("--as-test", action="store_true", help="fail unless accuracy goes from <= 0.40 to >= 0.75")
+
+
+def make_config(loss: str, seed: int, iterations: int) -> ASPOConfig:
+    return (
+        ASPOConfig()
+        .environment("aspo/Arithmetic-v0", env_config={"operation": "+", "digits": 3, "split": "train"})
+        .llm(model=TINY_MODEL, max_prompt_tokens=32)
+        .sampling(group_size=16, temperature=1.0, max_completion_tokens=8)
+        .training(loss=loss, batch_prompts=32, minibatch_prompts=8, num_epochs=2, lr=1e-4, warmup_steps=8)
+        .evaluation(
+            evaluation_interval=math.gcd(10, iterations),  # so that the last iteration is evaluated
+            evaluation_duration=128,
+            evaluation_config={"env_config": {"split": "test"}},
+        )
+        .debugging(seed=seed)
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    ray.init(
+        include_dashboard=False,
+        logging_level="ERROR",
+        logging_config=ray.LoggingConfig(log_level="ERROR"),
+        runtime_env={"env_vars": {"TORCH_CPP_LOG_LEVEL": "ERROR"}},
+    )
+    result = tune.Tuner(
+        "ASPO",
+        param_space=make_config(args.loss, args.seed, args.iterations),
+        run_config=tune.RunConfig(
+            name=f"arithmetic_{args.loss}_seed{args.seed}",
+            storage_path=args.results.resolve(),
+            stop={"training_iteration": args.iterations},
+            callbacks=[ProgressCallback(args.iterations)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
+            failure_config=tune.FailureConfig(max_failures=1),
+            verbose=0,
+        ),
+    ).fit()[0]
+    ray.shutdown()
+    if result.error:
+        raise SystemExit(f"quickstart: the run failed; see {result.path}")
+    show(result, args, minutes=(time.perf_counter() - start) / 60)
+
+
+def show(result: tune.Result, args: argparse.Namespace, minutes: float) -> None:
+    progress = pd.read_csv(Path(result.path) / "progress.csv")
+    before, after = progress["evaluation_at_start/accuracy"].iloc[0], progress["evaluation/accuracy"].iloc[-1]
+    plot = args.results / f"arithmetic_{args.loss}_seed{args.seed}.png"
+    plot_curves(progress, plot, f"{args.loss} on three-digit addition, seed {args.seed}")
+
+    model = str(Path(result.checkpoint.path) / "learner_group" / "hf")
+    env = gym.make("envs:aspo/Arithmetic-v0", operation="+", digits=3, split="test")
+    tasks = [3, 4, 5]
+    answers = [greedy_completions(folder, env, tasks, max_completion_tokens=8) for folder in (TINY_MODEL, model)]
+    for index, untrained, trained in zip(tasks, *answers, strict=True):
+        print(f"  {env.reset(options={'index': index})[0]:<10} before: {untrained:<6} after: {trained}")
+    print(f"curves      {plot}\nmodel       {model}\ntensorboard --logdir {Path(result.path).parent}")
+    print(
+        f"quickstart: accuracy {before:.2f} -> {after:.2f} (avg@16, 128 held-out prompts) in {minutes:.1f} min",
+        flush=True,
+    )
+    if args.as_test and not (before <= 0.40 and after >= 0.75):
+        raise SystemExit("quickstart: expected accuracy to go from at most 0.40 to at least 0.75")
+
+
+if __name__ == "__main__":
+    main(parser.parse_args())
