@@ -101,14 +101,15 @@ class ASPO(Algorithm):
         """Compare every engine's logprobs with the learner's on a few prompts; raises SyncDriftError."""
         prompts = [g.rollouts[0].prompt_ids for g in groups[:PROBE_PROMPTS]]
         max_tokens = min(PROBE_TOKENS, self.config.max_completion_tokens)
+        drifts = []
         for samples in self.env_runner_group.foreach_env_runner(
             lambda runner: runner.probe(prompts, max_tokens), local_env_runner=False
         ):
             completions = [s.completion_ids for s in samples]
             scores = self.learner_group.on_all(lambda learner, c=completions: learner.score(prompts, c))[0]
-            drift = weight_sync.drift(scores, [s.sampler_logprobs for s in samples])
-            self._log({"sync/max_abs_dlogp": drift})
-            weight_sync.check_drift(drift, self.config.sync_drift_limit, self.learner_group.weights().version)
+            drifts.append(weight_sync.drift(scores, [s.sampler_logprobs for s in samples]))
+        self._log({"sync/max_abs_dlogp": max(drifts)})
+        weight_sync.check_drift(max(drifts), self.config.sync_drift_limit, self.learner_group.weights().version)
 
     def step(self) -> dict[str, Any]:
         """RLlib's iteration. Every result carries the latest evaluation, for Tune's schedulers and loggers."""
@@ -172,6 +173,9 @@ class ASPO(Algorithm):
         metrics = rollout_metrics(groups)
         self._log(metrics)
         rollouts = [r for g in groups for r in g.rollouts]
+        # What users' callbacks logged on the runners.
+        runner_metrics = self.env_runner_group.foreach_env_runner(lambda r: r.get_metrics(), local_env_runner=False)
+        self.metrics.aggregate(runner_metrics, key=ENV_RUNNER_RESULTS)
         self.metrics.log_value(
             (ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN), metrics["reward/mean"], reduce="mean", window=1
         )

@@ -14,7 +14,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from transformers import AutoTokenizer
 
 from aspo_rllib.model import Policy
@@ -40,32 +45,48 @@ def whole_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def save_state(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, counters: dict[str, int]) -> None:
-    """Write weights, optimizer state and counters as DCP shards. Collective: every rank calls."""
-    model_state, optimizer_state = get_state_dict(policy, optimizer)
+def save_state(
+    path: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    counters: dict[str, int],
+    reference: Policy | None = None,
+) -> None:
+    """Write weights, optimizer state, counters and a moving reference as DCP shards. Collective: every rank calls."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # with no_dist that is the intent
         dcp.save(
-            {"model": model_state, "optimizer": optimizer_state, "counters": counters},
+            _state(policy, optimizer, counters, reference),
             checkpoint_id=path / STATE_FOLDER,
             no_dist=not dist.is_initialized(),
         )
 
 
 def load_state(
-    path: Path, policy: Policy, optimizer: torch.optim.Optimizer, counters: dict[str, int]
+    path: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    counters: dict[str, int],
+    reference: Policy | None = None,
 ) -> dict[str, int]:
     """Load what `save_state` wrote, resharded to the ranks at hand; returns the counters. Collective.
 
     counters: any values, to say which to read.
     """
-    model_state, optimizer_state = get_state_dict(policy, optimizer)
-    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state, "counters": dict(counters)}
+    state = _state(policy, optimizer, counters, reference)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         dcp.load(state, checkpoint_id=path / STATE_FOLDER, no_dist=not dist.is_initialized())
     set_state_dict(policy, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    if reference is not None:
+        set_model_state_dict(reference, state["reference"])
     return state["counters"]
+
+
+def _state(policy, optimizer, counters, reference) -> dict[str, Any]:
+    model_state, optimizer_state = get_state_dict(policy, optimizer)
+    state = {"model": model_state, "optimizer": optimizer_state, "counters": dict(counters)}
+    return state if reference is None else {**state, "reference": get_model_state_dict(reference)}
 
 
 def export_hf(path: Path, policy: Policy, weights: dict[str, Tensor], source: str) -> None:

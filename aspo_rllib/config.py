@@ -11,6 +11,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from aspo_rllib import validation
 from aspo_rllib.base_config import TextAlgorithmConfig
 from aspo_rllib.losses import Loss, resolve_loss
+from aspo_rllib.plan import describe_plan
 
 
 class ASPOConfig(TextAlgorithmConfig):
@@ -72,6 +73,11 @@ class ASPOConfig(TextAlgorithmConfig):
         self.normalize_std: bool | None = None
         self.kl_coef: float | None = None
         self.kl_coef_high_entropy: float | None = None
+        self.kl_estimator = "k3"
+        self.reference_reset_interval: int | None = None
+        self.sampler_correction: str | None = None
+        self.sampler_correction_level = "token"
+        self.sampler_ratio_cap = 2.0
         self.entropy_coef = 0.0
         self.drop_uniform_groups = True
         self.overlong_buffer_tokens = 0
@@ -195,6 +201,11 @@ class ASPOConfig(TextAlgorithmConfig):
         normalize_std: bool | None = NotProvided,
         kl_coef: float | None = NotProvided,
         kl_coef_high_entropy: float | None = NotProvided,
+        kl_estimator: str = NotProvided,
+        reference_reset_interval: int | None = NotProvided,
+        sampler_correction: str | None = NotProvided,
+        sampler_correction_level: str = NotProvided,
+        sampler_ratio_cap: float = NotProvided,
         entropy_coef: float = NotProvided,
         drop_uniform_groups: bool = NotProvided,
         overlong_buffer_tokens: int = NotProvided,
@@ -227,6 +238,12 @@ class ASPOConfig(TextAlgorithmConfig):
             normalize_std: Whether advantages are divided by the group's standard deviation (paper: True).
             kl_coef: Weight of the k3 KL to the initial model, >= 0 (paper: 0.001). Above 0 a second copy of it is kept.
             kl_coef_high_entropy: The same for high-entropy tokens (archer2: 0). None: no distinction.
+            kl_estimator: "k1", "k2" or "k3" (paper: "k3"); see `losses.kl_penalty`.
+            reference_reset_interval: Iterations after which the reference becomes the policy, >= 1; None: never.
+            sampler_correction: Whether to weigh in the sampler ratio pi_old / mu: None, "truncated" or "masked"; see
+                `mismatch`. Its statistics are logged in any case.
+            sampler_correction_level: "token" or "sequence".
+            sampler_ratio_cap: Where the sampler ratio is truncated, or masked outside [1/cap, cap], > 1.
             entropy_coef: Entropy bonus, >= 0 (paper: 0).
             drop_uniform_groups: Whether groups that are all right or all wrong are left out (paper: True).
             overlong_buffer_tokens: Length of DAPO's soft punishment before max_completion_tokens; 0: off (paper: 16).
@@ -328,24 +345,7 @@ class ASPOConfig(TextAlgorithmConfig):
 
     def plan(self) -> str:
         """What one iteration will do, in a few lines for people."""
-        m = self.method
-        name = self.loss if isinstance(self.loss, str) else getattr(m.token_weight, "__name__", repr(m.token_weight))
-        learners = f"{self.num_learners} FSDP2 learners" if self.num_learners > 1 else "1 learner"
-        by_entropy = ""
-        if self.clip_low_high_entropy is not None or self.clip_high_high_entropy is not None:
-            low, high = self.clip_low_high_entropy, self.clip_high_high_entropy
-            by_entropy = (
-                f" ({m.clip_low if low is None else low:g}/{m.clip_high if high is None else high:g} for high entropy)"
-            )
-        minibatches = self.steps_per_iteration // self.num_epochs
-        return (
-            f"{name} on {self.env}, model {self.llm_model}\n"
-            f"  {self.batch_prompts} prompts x {self.group_size} = {self.batch_prompts * self.group_size} rollouts"
-            f" -> {minibatches} mini-batches x {self.num_epochs} epochs"
-            f" = {self.steps_per_iteration} optimizer steps per iteration\n"
-            f"  clip {m.clip_low:g}/{m.clip_high:g}{by_entropy}, cap {self.weight_cap:g}, {m.aggregation} aggregation,"
-            f" kl {m.kl_coef:g}, lr {self.lr}; {self.num_env_runners} vLLM runner(s), {learners}, {self.dtype}"
-        )
+        return describe_plan(self)
 
     def validate(self) -> None:
         """Check every field; raises ValueError naming the field, its value and the legal range."""

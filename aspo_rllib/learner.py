@@ -15,7 +15,7 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
-from aspo_rllib import checkpoints, weight_sync
+from aspo_rllib import checkpoints, mismatch, weight_sync
 from aspo_rllib.losses import aggregation_coefficients, clip_bounds, entropy_class, kl_penalty, policy_loss
 from aspo_rllib.metrics import Tally, tally_frozen, tally_loss
 from aspo_rllib.model import (
@@ -120,6 +120,9 @@ class ASPOTorchLearner(TorchLearner):
         for _ in range(self.config.num_epochs):
             grad_norms += [self._optimizer_step(microbatches) for microbatches in steps]
         self._weights_seq_no += 1
+        interval = self.config.reference_reset_interval
+        if self.reference is not None and interval and self._weights_seq_no % interval == 0:
+            self._reset_reference()
         self.after_gradient_based_update(timesteps=timesteps or {})
 
         finite = [norm for norm in grad_norms if math.isfinite(norm)]
@@ -144,8 +147,22 @@ class ASPOTorchLearner(TorchLearner):
                 m.high_entropy = entropy_class(entropy, m.loss_mask, self.config.entropy_quantile)
                 if self.reference is not None:
                     m.ref_logprobs, _ = self._forward(self.reference, m.tokens)
+            self._correct_for_sampler(m)
             tally_frozen(self.tally, m.old_logprobs, m.sampler_logprobs, entropy, m.high_entropy, m.loss_mask)
         return microbatches
+
+    def _correct_for_sampler(self, m: Microbatch) -> None:
+        """Weigh in what the engine's probabilities differ from the learner's, if asked for; count it always."""
+        cap = self.config.sampler_ratio_cap
+        ratio = mismatch.sampler_ratio(
+            m.old_logprobs, m.sampler_logprobs, m.loss_mask, self.config.sampler_correction_level
+        )
+        num_tokens = m.loss_mask.sum()
+        self.tally.add("sampler/ratio_mean", ratio[m.loss_mask].sum(), num_tokens)
+        self.tally.add("sampler/outside_cap_frac", mismatch.outside(ratio, cap).sum(), num_tokens)
+        if self.config.sampler_correction is not None:
+            weights = mismatch.correction_weights(ratio, self.config.sampler_correction, cap)
+            m.coefficients = m.coefficients * weights
 
     def _optimizer_step(self, microbatches: list[Microbatch]) -> float:
         """Accumulate the gradient of one mini-batch and step; returns the gradient's norm."""
@@ -191,13 +208,19 @@ class ASPOTorchLearner(TorchLearner):
         tally_loss(self.tally, out, logprobs, m.old_logprobs, m.advantages, m.loss_mask, cap=config.weight_cap)
         loss = out.loss
         if m.ref_logprobs is not None:
-            kl = kl_penalty(logprobs, m.ref_logprobs, m.loss_mask)
+            kl = kl_penalty(logprobs, m.ref_logprobs, m.loss_mask, config.kl_estimator)
             kl_coef = by_entropy(m, method.kl_coef, config.kl_coef_high_entropy)
             loss = loss + (m.coefficients * kl_coef * kl).sum()
             self.tally.add("kl/ref", kl.detach().sum(), m.loss_mask.sum())
         if config.entropy_coef:
             loss = loss - config.entropy_coef * (m.coefficients * fwd_out["entropy"]).sum()
         return loss
+
+    @torch.no_grad()
+    def _reset_reference(self) -> None:
+        """Make the reference what the policy is now; both are sharded alike, so every rank copies its own part."""
+        for ours, theirs in zip(self.reference.parameters(), self.policy.parameters(), strict=True):
+            ours.copy_(theirs)
 
     # ---- helpers ---------------------------------------------------------------------------------------------
 
@@ -270,17 +293,21 @@ class ASPOTorchLearner(TorchLearner):
 
     def save_checkpoint(self, path: Path) -> None:
         """Write training state and a Hugging Face folder below `path`. Collective."""
-        checkpoints.save_state(path, self.policy, self.optimizer, self._counters())
+        checkpoints.save_state(path, self.policy, self.optimizer, self._counters(), self._moving_reference())
         weights = full_weights(self.policy)
         if weights:
             checkpoints.export_hf(path, self.policy, weights, self.config.llm_model)
 
     def load_checkpoint(self, path: Path) -> None:
         """Continue from what `save_checkpoint` wrote. Collective."""
-        counters = checkpoints.load_state(path, self.policy, self.optimizer, self._counters())
+        counters = checkpoints.load_state(path, self.policy, self.optimizer, self._counters(), self._moving_reference())
         self._weights_seq_no = counters["weights_version"]
         self.num_optimizer_steps = counters["num_optimizer_steps"]
         self.num_skipped_steps = counters["num_skipped_steps"]
+
+    def _moving_reference(self) -> Policy | None:
+        """The reference, if it is more than the initial model."""
+        return self.reference if self.config.reference_reset_interval else None
 
     def _counters(self) -> dict[str, int]:
         return {

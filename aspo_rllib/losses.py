@@ -259,11 +259,19 @@ def policy_loss(
     return PolicyLoss((coefficients.to(**like) * scale * carrier).sum(), token_weight, inputs.ratio)
 
 
-def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, loss_mask: Tensor) -> Tensor:
-    """The k3 estimate of KL(pi_theta || pi_ref), arXiv 2402.03300 eq. 4: exp(d) - d - 1 with d = ref -
-    logprobs clamped to +-20. `[B, T]`, not negative, 0 on padding, differentiable in `logprobs`."""
-    d = _log_ratio(ref_logprobs, logprobs, loss_mask)
-    return torch.expm1(d) - d  # exp(d) - d - 1 is nothing but rounding error in fp32 for the usual d of 1e-4
+KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
+    # Of d = log pi_ref - log pi_theta; see http://joschu.net/blog/kl-approx.html
+    "k1": lambda d: -d,
+    "k2": lambda d: d.square() / 2,
+    "k3": lambda d: torch.expm1(d) - d,  # exp(d) - d - 1 is nothing but rounding error in fp32 for the usual d of 1e-4
+}
+
+
+def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, loss_mask: Tensor, estimator: str = "k3") -> Tensor:
+    """Per-token estimate of KL(pi_theta || pi_ref) with d = ref - logprobs clamped to +-20; k3 is that of GRPO (arXiv
+    2402.03300 eq. 4), never negative. `[B, T]`, 0 on padding, differentiable in `logprobs`. As a loss, k1 has a
+    gradient of mean zero and k2 that of the true KL (on-policy)."""
+    return KL_ESTIMATORS[estimator](_log_ratio(ref_logprobs, logprobs, loss_mask))
 
 
 def entropy_class(entropy: Tensor, loss_mask: Tensor, quantile: float = 0.8) -> Tensor:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
+from aspo_rllib.losses import KL_ESTIMATORS
+from aspo_rllib.mismatch import CORRECTIONS, LEVELS
+
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
 
@@ -39,6 +42,11 @@ _RANGES = [
     ("normalize_std", "True, False or None", lambda v: v in (None, True, False)),
     ("kl_coef", ">= 0, or None", lambda v: v is None or (_is_number(v) and v >= 0)),
     ("kl_coef_high_entropy", ">= 0, or None", lambda v: v is None or (_is_number(v) and v >= 0)),
+    ("kl_estimator", f"one of {sorted(KL_ESTIMATORS)}", lambda v: v in KL_ESTIMATORS),
+    ("reference_reset_interval", "an int >= 1, or None", lambda v: v is None or (_is_int(v) and v >= 1)),
+    ("sampler_correction", f"one of {CORRECTIONS}, or None", lambda v: v is None or v in CORRECTIONS),
+    ("sampler_correction_level", f"one of {LEVELS}", lambda v: v in LEVELS),
+    ("sampler_ratio_cap", "> 1", lambda v: _is_number(v) and v > 1),
     ("entropy_coef", ">= 0", lambda v: _is_number(v) and v >= 0),
     ("overlong_buffer_tokens", "an int >= 0", lambda v: _is_int(v) and v >= 0),
     ("overlong_penalty_factor", ">= 0", lambda v: _is_number(v) and v >= 0),
