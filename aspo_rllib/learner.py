@@ -66,7 +66,11 @@ class ASPOTorchLearner(TorchLearner):
         self.reference = None
         if self.config.method.kl_coef > 0:
             self.reference = load_policy(
-                self.config.llm_model, trust_remote_code=self.config.trust_remote_code, meta=awaits_weights()
+                self.config.llm_model,
+                trust_remote_code=self.config.trust_remote_code,
+                # A reference that is to become the policy needs its adapters; new ones change nothing.
+                lora=self.config.lora if self.config.reference_reset_interval else None,
+                meta=awaits_weights(),
             ).requires_grad_(False)
             self._place(self.reference)
 

@@ -55,7 +55,9 @@ def shard_policy(
     }
     for layer in decoder_layers(policy.hf_model):
         fully_shard(layer, **options)
-    fully_shard(policy, **options)
+    # By default the root (embeddings, head) stays whole until the backward pass, which a frozen policy never has.
+    frozen = not any(p.requires_grad for p in policy.parameters())
+    fully_shard(policy, reshard_after_forward=True if frozen else None, **options)
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -1,6 +1,6 @@
 """Layouts and attentions against each other: time of forward + backward over rollouts whose lengths spread 10:1.
 
-    python benchmarks/packing.py                    # 16 rollouts, a model of 30M parameters
+    python benchmarks/packing.py                    # 8 rollouts, a model of 30M parameters
     python benchmarks/packing.py --rollouts 4       # a small run
 
 padded: right-padded rows. packed: one row, attention sequence by sequence. packed, mask: the same row with
@@ -37,8 +37,8 @@ def seconds(policy: Policy, layout: Layout, batches: list, attention: str, devic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rollouts", type=int, default=16)
-    parser.add_argument("--longest", type=int, default=1024)
+    parser.add_argument("--rollouts", type=int, default=8)
+    parser.add_argument("--longest", type=int, default=512)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)

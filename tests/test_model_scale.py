@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.tensor import DTensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -385,6 +386,9 @@ def split(items: list, rank: int) -> list:
 
 def check_sharded(rank: int, case: dict) -> None:
     """Two sharded ranks, each with its part of the rollouts, do what one process does with all of them."""
+    if case.get("frozen"):
+        check_frozen(load_policy(case["folder"], meta=rank > 0))
+        return
     prompts, completions = rollouts()
     whole = load_policy(case["folder"], lora=case.get("lora"))
     if case.get("lora"):
@@ -449,11 +453,21 @@ def test_sharded_is_whole(tiny, tmp_path):
     cases += [
         {"folder": tiny("qwen3", True), "layout": pack_rows, "recompute": True},
         {"folder": tiny("qwen2", True), "layout": pack_rows, "cpu_offload": True},
+        {"folder": tiny("qwen2", True), "frozen": True},
         {"folder": tiny("qwen3", False), "layout": pack_rows, "dtype": torch.bfloat16, "tolerance": 0.2},
     ]
     if find_spec("peft"):
         cases += [{"folder": tiny("qwen3", tied), "layout": pack_rows, "lora": LORA} for tied in (True, False)]
     on_two_ranks(check_sharded, tmp_path / "rendezvous", cases)
+
+
+def check_frozen(policy) -> None:
+    """A sharded policy that never has a backward pass gives up its whole weights after the forward pass."""
+    policy.requires_grad_(False)
+    shard_policy(policy, torch.float32)
+    with torch.no_grad():
+        policy(pad_rows(*rollouts(), "cpu"))
+    assert all(isinstance(p, DTensor) for p in policy.parameters())
 
 
 # ---- GPU -------------------------------------------------------------------------------------------------------------
