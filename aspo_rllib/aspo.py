@@ -22,7 +22,7 @@ from ray.rllib.utils.metrics import (
 
 from aspo_rllib import weight_sync
 from aspo_rllib.advantages import group_advantages, informative_groups, overlong_penalty
-from aspo_rllib.batching import build_train_batches
+from aspo_rllib.batching import COSTS, build_train_batches
 from aspo_rllib.checkpoints import whole_folder
 from aspo_rllib.config import ASPOConfig, GRPOConfig
 from aspo_rllib.env_runner import load_tokenizer, sample_groups
@@ -77,6 +77,7 @@ class ASPO(Algorithm):
             num_learners=config.num_learners,
             minibatch_prompts=config.minibatch_prompts,
             max_tokens_per_microbatch=config.max_tokens_per_microbatch,
+            cost=COSTS[config.layout],
         )
 
     def _update(self, batches: list[TrainBatch]) -> None:

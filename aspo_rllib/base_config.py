@@ -51,7 +51,11 @@ class TextAlgorithmConfig(AlgorithmConfig):
 
         return RLModuleSpec(
             module_class=CausalLMModule,
-            model_config={"model": self.llm_model, "trust_remote_code": self.trust_remote_code},
+            model_config={
+                "model": self.llm_model,
+                "trust_remote_code": self.trust_remote_code,
+                "lora": self.lora,
+            },
         )
 
     def get_default_learner_class(self):

@@ -7,11 +7,13 @@ and the result of a step does not depend on the number of learners or on how the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from aspo_rllib.types import Minibatch, Rollout, RolloutGroup, TrainBatch
+
+Cost = Callable[[Sequence[int]], int]
 
 
 def split_minibatches(num_prompts: int, minibatch_prompts: int) -> list[np.ndarray]:
@@ -36,14 +38,28 @@ def balance_by_tokens(lengths: Sequence[int], num_learners: int) -> list[list[in
     return shares
 
 
-def cut_microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Cut rollouts, longest first, so that rows x longest row (the padded size) stays within `max_tokens`.
+def padded_tokens(lengths: Sequence[int]) -> int:
+    """Tokens of a forward pass over right-padded rows: rows x longest row."""
+    return len(lengths) * max(lengths)
+
+
+def packed_tokens(lengths: Sequence[int]) -> int:
+    """Tokens of a forward pass over one row without padding."""
+    return sum(lengths)
+
+
+# What a micro-batch costs in each of `packing.LAYOUTS`.
+COSTS: dict[str, Cost] = {"padded": padded_tokens, "packed": packed_tokens}
+
+
+def cut_microbatches(lengths: Sequence[int], max_tokens: int, *, cost: Cost = padded_tokens) -> list[list[int]]:
+    """Cut rollouts, longest first, so that the `cost` of each micro-batch's lengths stays within `max_tokens`.
 
     A rollout longer than `max_tokens` gets a micro-batch of its own. Returns positions into `lengths`.
     """
     microbatches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if microbatches and (len(microbatches[-1]) + 1) * lengths[microbatches[-1][0]] <= max_tokens:
+        if microbatches and cost([lengths[k] for k in (*microbatches[-1], i)]) <= max_tokens:
             microbatches[-1].append(i)
         else:
             microbatches.append([i])
@@ -70,11 +86,13 @@ def build_train_batches(
     num_learners: int,
     minibatch_prompts: int,
     max_tokens_per_microbatch: int,
+    cost: Cost = padded_tokens,
 ) -> list[TrainBatch]:
     """The TrainBatch of every learner.
 
     groups, advantages: one `[G]` array of advantages per group.
     num_learners: learners that train together; 0 and 1 both mean one.
+    cost: tokens of a micro-batch from the lengths of its rollouts; it goes with the learner's layout.
     """
     learners = max(1, num_learners)
     rollouts: list[list[Rollout]] = [[] for _ in range(learners)]
@@ -85,7 +103,8 @@ def build_train_batches(
         members = [(r, a) for g in step for r, a in zip(groups[g].rollouts, advantages[g], strict=True)]
         shares = balance_by_tokens([r.num_tokens for r, _ in members], learners)
         cuts = [
-            cut_microbatches([members[i][0].num_tokens for i in share], max_tokens_per_microbatch) for share in shares
+            cut_microbatches([members[i][0].num_tokens for i in share], max_tokens_per_microbatch, cost=cost)
+            for share in shares
         ]
         count = max(len(cut) for cut in cuts)
         for k, (share, cut) in enumerate(zip(shares, cuts, strict=True)):

@@ -47,6 +47,10 @@ class ASPOConfig(TextAlgorithmConfig):
         self.gpu_memory_utilization = 0.9
         self.tensor_parallel_size = 1
         self.max_num_seqs = 256
+        self.lora: dict[str, Any] | None = None
+        self.gradient_checkpointing = False
+        self.cpu_offload = False
+        self.compile_learner = False
 
         # sampling()
         self.group_size = 16
@@ -84,6 +88,7 @@ class ASPOConfig(TextAlgorithmConfig):
         self.betas = (0.9, 0.999)
         self.grad_clip = 1.0
         self.max_tokens_per_microbatch = 16384
+        self.layout = "padded"
         self.max_sync_drift: float | None = None
 
         self.evaluate_before_training = True
@@ -102,6 +107,10 @@ class ASPOConfig(TextAlgorithmConfig):
         gpu_memory_utilization: float = NotProvided,
         tensor_parallel_size: int = NotProvided,
         max_num_seqs: int = NotProvided,
+        lora: dict[str, Any] | None = NotProvided,
+        gradient_checkpointing: bool = NotProvided,
+        cpu_offload: bool = NotProvided,
+        compile_learner: bool = NotProvided,
         **unknown: Any,
     ) -> Self:
         """The language model and its engine.
@@ -118,6 +127,12 @@ class ASPOConfig(TextAlgorithmConfig):
             gpu_memory_utilization: Share of GPU memory for the engine, in (0, 1].
             tensor_parallel_size: GPUs per engine, >= 1.
             max_num_seqs: Completions that the engine decodes at once, >= 1.
+            lora: Keywords of peft.LoraConfig: train adapters alone, e.g. {"r": 16, "target_modules": "all-linear"}.
+                Engines and exported folders get merged weights. None: train all weights.
+            gradient_checkpointing: Whether the learner recomputes each layer in the backward pass instead of keeping
+                its activations: about a third more compute for a fraction of the memory.
+            cpu_offload: Whether the learners' shards and optimizer state live in host memory; needs num_learners > 1.
+            compile_learner: Whether the learner's layers go through torch.compile.
         """
         return self._set(
             "llm",
@@ -131,6 +146,10 @@ class ASPOConfig(TextAlgorithmConfig):
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel_size=tensor_parallel_size,
             max_num_seqs=max_num_seqs,
+            lora=lora,
+            gradient_checkpointing=gradient_checkpointing,
+            cpu_offload=cpu_offload,
+            compile_learner=compile_learner,
         )
 
     def sampling(
@@ -192,6 +211,7 @@ class ASPOConfig(TextAlgorithmConfig):
         overlong_buffer_tokens: int = NotProvided,
         overlong_penalty_factor: float = NotProvided,
         max_tokens_per_microbatch: int = NotProvided,
+        layout: str = NotProvided,
         max_sync_drift: float | None = NotProvided,
         **rllib: Any,
     ) -> Self:
@@ -228,7 +248,10 @@ class ASPOConfig(TextAlgorithmConfig):
             drop_uniform_groups: Whether groups that are all right or all wrong are left out (paper: True).
             overlong_buffer_tokens: Length of DAPO's soft punishment before max_completion_tokens; 0: off (paper: 16).
             overlong_penalty_factor: Its size at the end, >= 0 (paper: 1.0).
-            max_tokens_per_microbatch: Rows x longest row of one forward pass. Memory only: results do not depend on it.
+            max_tokens_per_microbatch: Tokens of one forward pass, padding included. Memory only: results do not depend
+                on it.
+            layout: "padded" gives each rollout a row as wide as the longest; "packed" puts all rollouts of a forward
+                pass into one row without padding, the faster the more their lengths differ. Same results.
             max_sync_drift: Largest allowed |engine - learner| logprob of a probe after a weight sync, > 0.
                 None: 0.01 in float32, 1.0 in bfloat16.
         """

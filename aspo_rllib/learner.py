@@ -18,7 +18,18 @@ from torch import Tensor
 from aspo_rllib import checkpoints, mismatch, weight_sync
 from aspo_rllib.losses import aggregation_coefficients, clip_bounds, entropy_class, kl_penalty, policy_loss
 from aspo_rllib.metrics import Tally, tally_frozen, tally_loss
-from aspo_rllib.model import Policy, TokenBatch, full_weights, load_policy, pad_rows, shard_policy
+from aspo_rllib.model import (
+    LAYOUTS,
+    Policy,
+    TokenBatch,
+    awaits_weights,
+    check_packable,
+    compile_layers,
+    full_weights,
+    load_policy,
+    recompute_layers,
+    shard_policy,
+)
 from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
 
 
@@ -50,28 +61,52 @@ class ASPOTorchLearner(TorchLearner):
         super().build()
         self.num_optimizer_steps = 0
         self.num_skipped_steps = 0
+        self._lay = LAYOUTS[self.config.layout]
         self._lr_schedule = Scheduler(fixed_value_or_schedule=self.config.lr, framework="torch")
         self.reference = None
         if self.config.method.kl_coef > 0:
-            self.reference = load_policy(self.config.llm_model, trust_remote_code=self.config.trust_remote_code)
-            self.reference.to(self.device).eval().requires_grad_(False)
-            self._shard(self.reference)
+            self.reference = load_policy(
+                self.config.llm_model,
+                trust_remote_code=self.config.trust_remote_code,
+                # A reference that is to become the policy needs its adapters; new ones change nothing.
+                lora=self.config.lora if self.config.reference_reset_interval else None,
+                meta=awaits_weights(),
+            ).requires_grad_(False)
+            self._place(self.reference)
 
     def _make_module(self):
-        # Sharded here, before the optimizer is made over the parameters.
+        # Placed here, before the optimizer is made over the parameters.
         module = super()._make_module()
-        self._shard(module[DEFAULT_MODULE_ID].policy)
+        policy = module[DEFAULT_MODULE_ID].policy
+        if self.config.layout == "packed":
+            check_packable(policy.hf_model)
+        if self.config.compile_learner:
+            compile_layers(policy.hf_model)
+        if self.config.gradient_checkpointing:
+            recompute_layers(policy.hf_model)
+        self._place(policy)
         return module
+
+    def _map_module_to_device(self, module) -> None:
+        """`_place` does it: what awaits rank 0's weights has nothing to move yet."""
 
     def _make_modules_ddp_if_necessary(self) -> None:
         """FSDP2 has done it."""
 
-    def _shard(self, policy: Policy) -> None:
+    def _place(self, policy: Policy) -> None:
+        """Move a policy to the device, or give each learner its shard of it."""
         if self.config.num_learners > 1:
-            shard_policy(policy, getattr(torch, self.config.dtype))
+            shard_policy(
+                policy,
+                getattr(torch, self.config.dtype),
+                device=self.device,
+                cpu_offload=self.config.cpu_offload,
+            )
+        else:
+            policy.to(self.device)
 
     def configure_optimizers_for_module(self, module_id, config=None) -> None:
-        params = self.get_parameters(self.module[module_id])
+        params = [p for p in self.get_parameters(self.module[module_id]) if p.requires_grad]
         self.optimizer = torch.optim.AdamW(params, betas=self.config.betas, weight_decay=self.config.weight_decay)
         self.register_optimizer(module_id=module_id, optimizer=self.optimizer, params=params)
 
@@ -205,11 +240,13 @@ class ASPOTorchLearner(TorchLearner):
     def _microbatch(self, batch: TrainBatch, rows: np.ndarray, minibatch: Minibatch) -> Microbatch:
         method = self.config.method
         if len(rows):
-            tokens = pad_rows([batch.prompt_ids[i] for i in rows], [batch.completion_ids[i] for i in rows], self.device)
+            tokens = self._lay(
+                [batch.prompt_ids[i] for i in rows], [batch.completion_ids[i] for i in rows], self.device
+            )
             loss_mask = tokens.loss_mask
         else:
             # Other learners have a micro-batch here: take part in its collectives with a token that counts for nothing.
-            tokens = pad_rows([np.zeros(1, np.int64)], [np.zeros(1, np.int64)], self.device)
+            tokens = self._lay([np.zeros(1, np.int64)], [np.zeros(1, np.int64)], self.device)
             loss_mask = torch.zeros_like(tokens.loss_mask)
         sampler_logprobs = np.zeros(loss_mask.shape, np.float32)
         for row, i in enumerate(rows):
@@ -240,7 +277,7 @@ class ASPOTorchLearner(TorchLearner):
     def score(self, prompt_ids: list[np.ndarray], completion_ids: list[np.ndarray]) -> list[np.ndarray]:
         """Logprobs of given completions, one `[T]` array each. Collective."""
         with torch.no_grad():
-            logprobs, _ = self._forward(self.policy, pad_rows(prompt_ids, completion_ids, self.device))
+            logprobs, _ = self._forward(self.policy, self._lay(prompt_ids, completion_ids, self.device))
         return [row[: len(c)].cpu().numpy() for row, c in zip(logprobs, completion_ids, strict=True)]
 
     def publish_weights(self) -> weight_sync.WeightsHandle | None:

@@ -7,13 +7,14 @@ from typing import Any
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from transformers.utils.logging import disable_progress_bar
 
-from aspo_rllib.model import Policy, load_policy
+from aspo_rllib.model import Policy, awaits_weights, load_policy
 
 
 class CausalLMModule(TorchRLModule):
     """Any Hugging Face causal LM as an RLModule.
 
-    model_config: `model` (folder or hub id) and `trust_remote_code`. There is no inference forward: engines sample.
+    model_config: `model` (folder or hub id), `trust_remote_code` and `lora` (None or keywords of peft.LoraConfig).
+    There is no inference forward: engines sample.
     """
 
     def setup(self) -> None:
@@ -21,7 +22,10 @@ class CausalLMModule(TorchRLModule):
         # RLlib retries a setup() that raises AttributeError with a deprecated signature and loses the reason.
         try:
             self.policy: Policy = load_policy(
-                self.model_config["model"], trust_remote_code=self.model_config["trust_remote_code"]
+                self.model_config["model"],
+                trust_remote_code=self.model_config["trust_remote_code"],
+                lora=self.model_config["lora"],
+                meta=awaits_weights(),
             )
         except AttributeError as error:
             raise RuntimeError(f"Could not load the model {self.model_config['model']!r}.") from error

@@ -60,6 +60,11 @@ _RANGES = [
     ("grad_clip", "> 0, or None", lambda v: v is None or (_is_number(v) and v > 0)),
     ("max_tokens_per_microbatch", "an int >= 1", lambda v: _is_int(v) and v >= 1),
     ("max_sync_drift", "> 0, or None", lambda v: v is None or (_is_number(v) and v > 0)),
+    ("lora", "a dict of peft.LoraConfig keywords, or None", lambda v: v is None or isinstance(v, dict)),
+    ("gradient_checkpointing", "True or False", lambda v: isinstance(v, bool)),
+    ("cpu_offload", "True or False", lambda v: isinstance(v, bool)),
+    ("compile_learner", "True or False", lambda v: isinstance(v, bool)),
+    ("layout", "'padded' or 'packed'", lambda v: v in ("padded", "packed")),
     ("dtype", "'float32' or 'bfloat16'", lambda v: v in ("float32", "bfloat16")),
 ]
 
@@ -89,6 +94,10 @@ def check(config: ASPOConfig) -> None:
         raise ValueError(
             f"overlong_buffer_tokens={config.overlong_buffer_tokens}: expected at most "
             f"max_completion_tokens={config.max_completion_tokens}."
+        )
+    if config.cpu_offload and config.num_learners < 2:
+        raise ValueError(
+            f"cpu_offload=True: expected num_learners > 1, got {config.num_learners}; FSDP2 does the offloading."
         )
     if config.evaluation_num_env_runners:
         raise ValueError(

@@ -1,0 +1,170 @@
+"""Layouts: how the rollouts of a micro-batch lie in tensors, and the attention that keeps them apart.
+
+`pad_rows` gives each rollout a row, as wide as the longest; `pack_rows` puts all of them into one row without padding.
+Both are functions (prompts, completions, device) -> TokenBatch, and a policy scores both alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Rollouts laid out for one forward pass: B of them, in R rows (R = B padded, R = 1 packed).
+
+    input_ids: `[R, L]` int64; completion_targets: `[R, L]` bool, where a completion token stands.
+    loss_mask: `[B, T]` bool, the completions alone, left-aligned (T = longest completion). It has as many True entries
+        as completion_targets, in the same order.
+    sequences: what the decoder must be told to keep the rollouts of a row apart; empty when each row is one rollout.
+    """
+
+    input_ids: Tensor
+    completion_targets: Tensor
+    loss_mask: Tensor
+    sequences: dict[str, Any] = field(default_factory=dict)
+
+
+Layout = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], Any], TokenBatch]
+
+
+def pad_rows(prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray], device) -> TokenBatch:
+    """Lay rollouts out as right-padded rows. With causal attention nothing real ever looks at the padding."""
+    lengths = _lengths(prompt_ids, completion_ids)
+    width = max(p + c for p, c in lengths)
+    input_ids = np.zeros((len(lengths), width), dtype=np.int64)
+    targets = np.zeros((len(lengths), width), dtype=bool)
+    for row, (p, c) in enumerate(lengths):
+        input_ids[row, :p] = prompt_ids[row]
+        input_ids[row, p : p + c] = completion_ids[row]
+        targets[row, p : p + c] = True
+    return TokenBatch(*(torch.from_numpy(a).to(device) for a in (input_ids, targets, _loss_mask(lengths))))
+
+
+def pack_rows(prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray], device) -> TokenBatch:
+    """Lay rollouts out one after the other in a single row, with positions that restart at each.
+
+    The model must keep sequences apart: see `check_packable`.
+    """
+    lengths = _lengths(prompt_ids, completion_ids)
+    totals = [p + c for p, c in lengths]
+    input_ids = np.concatenate([ids for pair in zip(prompt_ids, completion_ids, strict=True) for ids in pair])
+    targets = np.concatenate([np.arange(p + c) >= p for p, c in lengths])
+    positions = np.concatenate([np.arange(total) for total in totals])
+    bounds = torch.from_numpy(np.cumsum([0, *totals], dtype=np.int32)).to(device)
+    return TokenBatch(
+        input_ids=torch.from_numpy(input_ids.astype(np.int64)).to(device)[None],
+        completion_targets=torch.from_numpy(targets).to(device)[None],
+        loss_mask=torch.from_numpy(_loss_mask(lengths)).to(device),
+        # The names that transformers hands on to flash attention; its masks come from the positions.
+        sequences={
+            "position_ids": torch.from_numpy(positions).to(device)[None],
+            "cu_seq_lens_q": bounds,
+            "cu_seq_lens_k": bounds,
+            "max_length_q": max(totals),
+            "max_length_k": max(totals),
+        },
+    )
+
+
+LAYOUTS: dict[str, Layout] = {"padded": pad_rows, "packed": pack_rows}
+
+
+def _lengths(prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+    return [(len(p), len(c)) for p, c in zip(prompt_ids, completion_ids, strict=True)]
+
+
+def _loss_mask(lengths: list[tuple[int, int]]) -> np.ndarray:
+    completions = np.array([c for _, c in lengths])
+    return np.arange(completions.max()) < completions[:, None]
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+SEQUENCE_ATTENTION = "aspo_sequences"
+
+
+def use_sequence_attention(hf_model: PreTrainedModel) -> None:
+    """Make a model that would use transformers' "sdpa" use `sequence_attention`; leave any other choice alone.
+
+    The alternative for a packed row is a mask over all pairs of its tokens: quadratic in the row, not in the rollouts.
+    """
+    softcap = getattr(hf_model.config, "attn_logit_softcapping", None)
+    if hf_model.config._attn_implementation == "sdpa" and hf_model._supports_attention_backend and softcap is None:
+        hf_model.set_attn_implementation(SEQUENCE_ATTENTION)
+
+
+def check_packable(hf_model: PreTrainedModel) -> None:
+    """Raise ValueError if the model's layers would mix the rollouts of a packed row."""
+    layers = set(getattr(hf_model.config, "layer_types", None) or ())
+    if others := layers - {"full_attention", "sliding_attention"}:
+        raise ValueError(f"layout='packed': {type(hf_model).__name__} has {sorted(others)} layers; use 'padded'.")
+    if not hf_model._supports_attention_backend:
+        raise ValueError(f"layout='packed': {type(hf_model).__name__} brings its own attention; use 'padded'.")
+
+
+def sequence_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each rollout: transformers' attention interface, for either layout.
+
+    query: `[R, H, L, D]`, key and value: `[R, H_kv, L, D]` -> `[R, L, H, D]`.
+    cu_seq_lens_q: `[B + 1]` int32, where the rollouts of a packed row begin and end; None: one rollout per row.
+    """
+    if cu_seq_lens_q is None:
+        out = _causal(query, key, value, scaling, sliding_window).transpose(1, 2)
+    elif query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        out = _flash(query, key, value, scaling, sliding_window, cu_seq_lens_q, max_length_q)
+    else:
+        out = _each_sequence(query, key, value, scaling, sliding_window, cu_seq_lens_q).transpose(1, 2)
+    return out.contiguous(), None
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None) -> Tensor:
+    gqa, length = query.shape[1] != key.shape[1], query.shape[2]
+    if window is None or length <= window:
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=gqa)
+    position = torch.arange(length, device=query.device)
+    distance = position[:, None] - position
+    mask = (distance >= 0) & (distance < window)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=gqa)
+
+
+@torch.compiler.disable  # its loop would be compiled anew for every set of lengths
+def _each_sequence(query, key, value, scale: float | None, window: int | None, bounds: Tensor) -> Tensor:
+    lengths = bounds.diff().tolist()
+    parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+    return torch.cat([_causal(q, k, v, scale, window) for q, k, v in parts], dim=2)
+
+
+def _flash(query, key, value, scale: float | None, window: int | None, bounds: Tensor, longest: int) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # torch >= 2.12
+
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    left = -1 if window is None else window - 1
+    return varlen_attn(
+        *(q, k, v, bounds, bounds, longest, longest),
+        scale=scale,
+        window_size=(left, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )[None]
+
+
+AttentionInterface.register(SEQUENCE_ATTENTION, sequence_attention)

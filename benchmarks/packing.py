@@ -1,0 +1,86 @@
+"""Layouts and attentions against each other: time of forward + backward over rollouts whose lengths spread 10:1.
+
+    python benchmarks/packing.py                    # 8 rollouts, a model of 30M parameters
+    python benchmarks/packing.py --rollouts 4       # a small run
+
+padded: right-padded rows. packed: one row, attention sequence by sequence. packed, mask: the same row with
+transformers' own "sdpa", which masks all pairs of the row's tokens. one by one: a forward and backward pass for each
+rollout. All give the same gradient. Repeats are interleaved; times are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from aspo_rllib.model import Policy
+from aspo_rllib.packing import SEQUENCE_ATTENTION, Layout, pack_rows, pad_rows
+
+
+def seconds(policy: Policy, layout: Layout, batches: list, attention: str, device: str) -> float:
+    """Time of forward and backward over each of `batches`, (prompts, completions) pairs."""
+    policy.hf_model.set_attn_implementation(attention)
+    policy.zero_grad()
+    start = time.perf_counter()
+    for prompts, completions in batches:
+        logprobs, _ = policy(layout(prompts, completions, device))
+        logprobs.sum().backward()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rollouts", type=int, default=8)
+    parser.add_argument("--longest", type=int, default=512)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=8192,
+        hidden_size=args.hidden,
+        intermediate_size=3 * args.hidden,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.hidden // 64,
+        num_key_value_heads=2,
+        head_dim=64,
+    )
+    policy = Policy(Qwen3ForCausalLM(config).eval()).to(args.device)
+    rng = np.random.default_rng(0)
+    lengths = np.geomspace(args.longest // 10, args.longest, args.rollouts).astype(int)
+    prompts = [rng.integers(0, 8192, 16) for _ in lengths]
+    completions = [rng.integers(0, 8192, n - 16) for n in lengths]
+    together, alone = [(prompts, completions)], [([p], [c]) for p, c in zip(prompts, completions, strict=True)]
+    ways = {
+        "padded": (pad_rows, together, SEQUENCE_ATTENTION),
+        "packed": (pack_rows, together, SEQUENCE_ATTENTION),
+        "packed, mask": (pack_rows, together, "sdpa"),
+        "one by one": (pad_rows, alone, SEQUENCE_ATTENTION),
+    }
+    runs: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(args.repeats + 1):
+        for name, (layout, batches, attention) in ways.items():
+            runs[name].append(seconds(policy, layout, batches, attention, args.device))
+    medians = {name: statistics.median(times[1:]) for name, times in runs.items()}
+    print(
+        f"{args.device}, {torch.get_num_threads()} thread(s), {args.rollouts} rollouts of {lengths[0]}-{lengths[-1]} ",
+        end="",
+    )
+    print(f"tokens, {lengths.sum()} in all, {len(lengths) * lengths[-1]} padded; median of {args.repeats}")
+    print(f"{'layout':13} {'seconds':>8} {'time / padded':>14}")
+    for name, median in medians.items():
+        print(f"{name:13} {median:8.2f} {median / medians['padded']:14.2f}")
+
+
+if __name__ == "__main__":
+    main()
