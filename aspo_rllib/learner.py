@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +15,14 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 from aspo_rllib import checkpoints, mismatch, weight_sync
-from aspo_rllib.losses import aggregation_coefficients, clip_bounds, entropy_class, kl_penalty, policy_loss
+from aspo_rllib.layers import compile_layers, recompute_layers
+from aspo_rllib.losses import entropy_class, kl_penalty, policy_loss
 from aspo_rllib.metrics import Tally, tally_frozen, tally_loss
-from aspo_rllib.model import (
-    LAYOUTS,
-    Policy,
-    TokenBatch,
-    awaits_weights,
-    check_packable,
-    compile_layers,
-    full_weights,
-    load_policy,
-    recompute_layers,
-    shard_policy,
-)
+from aspo_rllib.microbatch import Microbatch, build_microbatch
+from aspo_rllib.model import Policy, full_weights, load_policy
+from aspo_rllib.packing import LAYOUTS, TokenBatch, check_packable
+from aspo_rllib.sharding import awaits_weights, shard_policy
 from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
-
-
-@dataclass
-class Microbatch:
-    """What one forward pass needs, frozen before the first step. `[B, T]` unless said otherwise."""
-
-    tokens: TokenBatch
-    advantages: Tensor  # [B]
-    loss_mask: Tensor
-    coefficients: Tensor
-    sampler_logprobs: Tensor
-    old_logprobs: Tensor | None = None
-    ref_logprobs: Tensor | None = None
-    high_entropy: Tensor | None = None
 
 
 class ASPOTorchLearner(TorchLearner):
@@ -144,7 +122,18 @@ class ASPOTorchLearner(TorchLearner):
 
     def _freeze(self, batch: TrainBatch, minibatch: Minibatch) -> list[Microbatch]:
         """Cut one optimizer step into micro-batches and score them with the policy as it is before the update."""
-        microbatches = [self._microbatch(batch, rows, minibatch) for rows in minibatch.microbatches]
+        microbatches = [
+            build_microbatch(
+                batch,
+                rows,
+                minibatch,
+                layout=self._lay,
+                aggregation=self.config.method.aggregation,
+                max_completion_tokens=self.config.max_completion_tokens,
+                device=self.device,
+            )
+            for rows in minibatch.microbatches
+        ]
         for m in microbatches:
             with torch.no_grad():
                 m.old_logprobs, entropy = self._forward(self.policy, m.tokens)
@@ -205,15 +194,15 @@ class ASPOTorchLearner(TorchLearner):
             m.loss_mask,
             loss=method.token_weight,
             coefficients=m.coefficients,
-            clip_low=by_entropy(m, method.clip_low, config.clip_low_high_entropy),
-            clip_high=by_entropy(m, method.clip_high, config.clip_high_high_entropy),
+            clip_low=m.by_entropy(method.clip_low, config.clip_low_high_entropy),
+            clip_high=m.by_entropy(method.clip_high, config.clip_high_high_entropy),
             weight_cap=config.weight_cap,
         )
         tally_loss(self.tally, out, logprobs, m.old_logprobs, m.advantages, m.loss_mask, cap=config.weight_cap)
         loss = out.loss
         if m.ref_logprobs is not None:
             kl = kl_penalty(logprobs, m.ref_logprobs, m.loss_mask, config.kl_estimator)
-            kl_coef = by_entropy(m, method.kl_coef, config.kl_coef_high_entropy)
+            kl_coef = m.by_entropy(method.kl_coef, config.kl_coef_high_entropy)
             loss = loss + (m.coefficients * kl_coef * kl).sum()
             self.tally.add("kl/ref", kl.detach().sum(), m.loss_mask.sum())
         if config.entropy_coef:
@@ -236,35 +225,6 @@ class ASPOTorchLearner(TorchLearner):
         )
         with precision:
             return policy(tokens, self.config.temperature)
-
-    def _microbatch(self, batch: TrainBatch, rows: np.ndarray, minibatch: Minibatch) -> Microbatch:
-        method = self.config.method
-        if len(rows):
-            tokens = self._lay(
-                [batch.prompt_ids[i] for i in rows], [batch.completion_ids[i] for i in rows], self.device
-            )
-            loss_mask = tokens.loss_mask
-        else:
-            # Other learners have a micro-batch here: take part in its collectives with a token that counts for nothing.
-            tokens = self._lay([np.zeros(1, np.int64)], [np.zeros(1, np.int64)], self.device)
-            loss_mask = torch.zeros_like(tokens.loss_mask)
-        sampler_logprobs = np.zeros(loss_mask.shape, np.float32)
-        for row, i in enumerate(rows):
-            sampler_logprobs[row, : len(batch.sampler_logprobs[i])] = batch.sampler_logprobs[i]
-        advantages = batch.advantages[rows] if len(rows) else np.zeros(1, np.float32)
-        return Microbatch(
-            tokens=tokens,
-            advantages=torch.from_numpy(advantages).to(self.device),
-            loss_mask=loss_mask,
-            coefficients=aggregation_coefficients(
-                loss_mask,
-                method.aggregation,
-                num_loss_tokens=minibatch.num_loss_tokens,
-                num_sequences=minibatch.num_sequences,
-                max_completion_tokens=self.config.max_completion_tokens,
-            ),
-            sampler_logprobs=torch.from_numpy(sampler_logprobs).to(self.device),
-        )
 
     def _lr(self) -> float:
         """The learning rate of the next optimizer step."""
@@ -319,8 +279,3 @@ class ASPOTorchLearner(TorchLearner):
             "num_optimizer_steps": self.num_optimizer_steps,
             "num_skipped_steps": self.num_skipped_steps,
         }
-
-
-def by_entropy(m: Microbatch, low_entropy: float, high_entropy: float | None) -> float | Tensor:
-    """A setting per token: its high-entropy value, where there is one, on the micro-batch's high-entropy tokens."""
-    return low_entropy if high_entropy is None else clip_bounds(m.high_entropy, low_entropy, high_entropy)

@@ -13,28 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from aspo_rllib.layers import compile_layers, decoder_layers, recompute_layers
-from aspo_rllib.logprobs import linear_logprobs, token_logprobs
+from aspo_rllib.logprobs import linear_logprobs
 from aspo_rllib.lora import add_lora, merged_weights
-from aspo_rllib.packing import LAYOUTS, TokenBatch, check_packable, pack_rows, pad_rows, use_sequence_attention
-from aspo_rllib.sharding import awaits_weights, shard_policy
-
-__all__ = [
-    "LAYOUTS",
-    "Policy",
-    "TokenBatch",
-    "awaits_weights",
-    "check_packable",
-    "compile_layers",
-    "decoder_layers",
-    "full_weights",
-    "load_policy",
-    "pack_rows",
-    "pad_rows",
-    "recompute_layers",
-    "shard_policy",
-    "token_logprobs",
-]
+from aspo_rllib.packing import TokenBatch, use_sequence_attention
 
 
 class Policy(nn.Module):

@@ -7,7 +7,8 @@ from typing import Any
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from transformers.utils.logging import disable_progress_bar
 
-from aspo_rllib.model import Policy, awaits_weights, load_policy
+from aspo_rllib.model import Policy, load_policy
+from aspo_rllib.sharding import awaits_weights
 
 
 class CausalLMModule(TorchRLModule):

@@ -43,9 +43,7 @@ def test_a_constant_group_is_exactly_zero(reward, group_size, normalize_std):
 
 
 def test_a_group_of_one_has_mean_zero_and_std_one():
-    np.testing.assert_allclose(
-        group_advantages([[2.0], [-1.0]], normalize_std=True), [[2.0], [-1.0]], rtol=2e-6
-    )
+    np.testing.assert_allclose(group_advantages([[2.0], [-1.0]], normalize_std=True), [[2.0], [-1.0]], rtol=2e-6)
     assert group_advantages([[2.0], [-1.0]], normalize_std=False).tolist() == [[2.0], [-1.0]]
 
 
@@ -91,9 +89,7 @@ def test_correctness_must_be_a_bool_matrix(correct):
 
 def test_overlong_penalty_by_hand():
     # max 100, buffer 20: free to 80; 85 is a quarter into the buffer, 90 half, 100 all of it; never more.
-    penalty = overlong_penalty(
-        [0, 79, 80, 85, 90, 100, 140], max_completion_tokens=100, buffer_tokens=20, factor=2.0
-    )
+    penalty = overlong_penalty([0, 79, 80, 85, 90, 100, 140], max_completion_tokens=100, buffer_tokens=20, factor=2.0)
     assert penalty.tolist() == [0.0, 0.0, 0.0, -0.5, -1.0, -2.0, -2.0]
     assert penalty.dtype == np.float32 and not np.signbit(penalty[:3]).any()
 

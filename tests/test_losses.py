@@ -89,9 +89,7 @@ def test_gradients_of_the_released_code(name, bounds, side):
     column = {"grpo": "ppo_grpo", "dapo": "ppo_dapo"}.get(name)
     column = "ppo_eps_by_entropy" if (name, bounds) == ("grpo", "by entropy") else column
     expected = [
-        (row["grad_below"], row["grad_above"])[side]
-        if name == "aspo"
-        else row[f"{column}_grad_below_above"][side]
+        (row["grad_below"], row["grad_above"])[side] if name == "aspo" else row[f"{column}_grad_below_above"][side]
         for row in GRAD_TABLE
     ]
     # One token per response, so that every row of the table is a response of its own.
@@ -566,9 +564,7 @@ def test_unknown_losses_are_named(value, message):
 def test_entropy_class_is_per_response_and_ignores_padding(dtype):
     # Quantile 0.8 of 1..5 is at position 0.8 x 4 = 3.2: 4.2, so only 5 is above; of (10, 30) it is 26.
     # One token or equal tokens are not above themselves; an empty response has none.
-    entropy = torch.tensor(
-        [[1, 5, 2, 4, 3], [10, 30, 1e9, 1e9, 1e9], [7, 0, 0, 0, 0], [2] * 5, [1, 2, 3, 4, 5.0]]
-    )
+    entropy = torch.tensor([[1, 5, 2, 4, 3], [10, 30, 1e9, 1e9, 1e9], [7, 0, 0, 0, 0], [2] * 5, [1, 2, 3, 4, 5.0]])
     mask = torch.arange(5) < torch.tensor([5, 2, 1, 5, 0])[:, None]
     expected = torch.zeros(5, 5, dtype=torch.bool)
     expected[0, 1] = expected[1, 1] = True
@@ -578,9 +574,7 @@ def test_entropy_class_is_per_response_and_ignores_padding(dtype):
 
 def test_entropy_class_quantile():
     entropy = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
-    assert entropy_class(entropy, torch.ones(1, 5), quantile=0.5).tolist() == [
-        [False, False, False, True, True]
-    ]
+    assert entropy_class(entropy, torch.ones(1, 5), quantile=0.5).tolist() == [[False, False, False, True, True]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -626,6 +620,4 @@ def test_kl_penalty_numerics():
     gaps = torch.linspace(-30, 30, 601)[None]
     kl = kl_penalty(torch.zeros_like(gaps), gaps, torch.ones_like(gaps))
     assert kl.isfinite().all() and (kl >= 0).all()
-    assert (
-        not kl_penalty(torch.tensor([[math.nan]]), torch.tensor([[0.0]]), torch.ones(1, 1)).isfinite().all()
-    )
+    assert not kl_penalty(torch.tensor([[math.nan]]), torch.tensor([[0.0]]), torch.ones(1, 1)).isfinite().all()

@@ -30,9 +30,7 @@ def test_truncation_caps_from_above_only():
 def test_masking_drops_what_lies_outside_on_either_side():
     # cap 2: the band is [0.5, 2]
     ratio = torch.tensor([[3.0, 0.25, 1.5, 2.0, 0.5]])
-    torch.testing.assert_close(
-        correction_weights(ratio, "masked", cap=2.0), torch.tensor([[0.0, 0.0, 1.5, 2.0, 0.5]])
-    )
+    torch.testing.assert_close(correction_weights(ratio, "masked", cap=2.0), torch.tensor([[0.0, 0.0, 1.5, 2.0, 0.5]]))
     assert outside(ratio, 2.0).tolist() == [[True, True, False, False, False]]
 
 

@@ -13,8 +13,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from aspo_rllib import TINY_MODEL, model
-from aspo_rllib.model import Policy, full_weights, load_policy, pad_rows
+from aspo_rllib import TINY_MODEL, logprobs
+from aspo_rllib.model import Policy, full_weights, load_policy
+from aspo_rllib.packing import pad_rows
 
 VOCAB = 97
 SIZES = {
@@ -104,16 +105,16 @@ def test_gradients_are_those_of_the_plain_computation(config_class, tied, rows):
         assert (ours[name] - expected).abs().max() < 2e-5 * scale, name
 
 
-def test_chunking_changes_nothing(rows, monkeypatch):
+def test_tiling_changes_nothing(rows, monkeypatch):
     policy = random_policy(LlamaConfig)
     params = list(policy.parameters())
 
     def run():
-        logprobs, entropy = policy(pad_rows(*rows, "cpu"))
-        return logprobs, entropy, *torch.autograd.grad((logprobs * 2 + entropy).sum(), params)
+        chosen, entropy = policy(pad_rows(*rows, "cpu"))
+        return chosen, entropy, *torch.autograd.grad((chosen * 2 + entropy).sum(), params)
 
     whole = run()
-    monkeypatch.setattr(model, "LOGPROB_CHUNK_TOKENS", 3)  # 33 completion tokens: 11 chunks over row borders
+    monkeypatch.setattr(logprobs, "TILES", {"cpu": (3, 40)})  # 33 completion tokens, a vocabulary of 97: 11 x 3 tiles
     for chunked, expected in zip(run(), whole, strict=True):
         assert (chunked - expected).detach().abs().max() < 2e-6 * max(1.0, float(expected.detach().abs().max()))
 
