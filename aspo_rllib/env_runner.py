@@ -241,7 +241,10 @@ def load_tokenizer(config) -> tuple[PreTrainedTokenizerBase, list[int]]:
             f"chat_template=None and the tokenizer of llm_model={config.llm_model!r} has none of its own; "
             "set .llm(chat_template=...), for example \"{{ messages[-1]['content'] }}\" for the bare prompt."
         )
-    generation = GenerationConfig.from_pretrained(config.llm_model)
+    try:
+        generation = GenerationConfig.from_pretrained(config.llm_model)
+    except OSError:  # the folder has no generation_config.json
+        generation = GenerationConfig()
     stop = {tokenizer.eos_token_id, *np.atleast_1d(generation.eos_token_id or [])} - {None}
     if not stop:
         raise ValueError(f"llm_model={config.llm_model!r}: neither tokenizer nor generation_config has an eos token.")

@@ -86,6 +86,10 @@ class ASPOTorchLearner(TorchLearner):
     def configure_optimizers_for_module(self, module_id, config=None) -> None:
         params = [p for p in self.get_parameters(self.module[module_id]) if p.requires_grad]
         self.optimizer = torch.optim.AdamW(params, betas=self.config.betas, weight_decay=self.config.weight_decay)
+        # Checkpoints need the state before the first step; DCP would make it itself, with a step count of 1.
+        for p in params:
+            moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            self.optimizer.state[p] = {"step": torch.zeros(()), **moments}
         self.register_optimizer(module_id=module_id, optimizer=self.optimizer, params=params)
 
     # ---- one iteration ---------------------------------------------------------------------------------------
@@ -233,6 +237,10 @@ class ASPOTorchLearner(TorchLearner):
         return float(self._lr_schedule.update(timestep=self.num_optimizer_steps)) * factor
 
     # ---- weights out, checkpoints ----------------------------------------------------------------------------
+
+    def apply(self, func, *args, **kwargs):
+        # RLlib's version ends the actor and leaves the traceback in its log; here the driver gets to see it.
+        return func(self, *args, **kwargs)
 
     def score(self, prompt_ids: list[np.ndarray], completion_ids: list[np.ndarray]) -> list[np.ndarray]:
         """Logprobs of given completions, one `[T]` array each. Collective."""

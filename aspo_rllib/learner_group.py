@@ -6,10 +6,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
+import ray
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from aspo_rllib.types import UpdateResult
 from aspo_rllib.weight_sync import WeightsHandle
 
 T = TypeVar("T")
@@ -25,16 +28,30 @@ class ASPOLearnerGroup(LearnerGroup):
 
     def on_all(self, func: Callable[[Any], T]) -> list[T]:
         """`func(learner)` on every learner. Any failure raises: the others would wait in a collective for ever."""
-        results = self._get_results(self.foreach_learner(func))
-        assert len(results) == max(1, len(self)), f"{len(results)} of {len(self)} learners answered"
-        return results
+        if self.is_local:
+            return [func(self._learner)]
+        return self._gather([worker.apply.remote(func) for worker in self._workers])
 
-    def update(self, **kwargs) -> list[Any]:
+    def update(self, *, batch=None, batches=None, **kwargs) -> list[UpdateResult]:
         """One update on every learner; see `ASPOTorchLearner.update`."""
         self._weights = None
-        results = super().update(**kwargs)
-        assert len(results) == max(1, len(self)), f"{len(results)} of {len(self)} learners answered"
-        return results
+        if self.is_local:
+            return super().update(batch=batch, **kwargs)
+        data = [TrainingData(batch=b) for b in batches]
+        return self._gather([w.update.remote(training_data=d) for w, d in zip(self._workers, data, strict=True)])
+
+    def _gather(self, refs: list[ray.ObjectRef]) -> list[Any]:
+        """All results; the first error ends all learners and is raised."""
+        pending = refs
+        while pending:
+            done, pending = ray.wait(pending)
+            try:
+                ray.get(done)
+            except Exception:
+                for worker in self._workers:
+                    ray.kill(worker)
+                raise
+        return ray.get(refs)
 
     def weights(self) -> WeightsHandle:
         """A handle to the current weights; exported once per version."""

@@ -85,7 +85,7 @@ def merge_updates(results: Sequence[UpdateResult]) -> dict[str, float]:
         for name, pair in result.sums.items():
             totals[name] += pair
     merged = {name: n / d for name, (n, d) in totals.items() if d}
-    for name in results[0].maxima:
+    for name in {name for result in results for name in result.maxima}:
         merged[name] = max(result.maxima[name] for result in results if name in result.maxima)
     return merged | results[0].values
 

@@ -60,6 +60,7 @@ _RANGES = [
     ("grad_clip", "> 0, or None", lambda v: v is None or (_is_number(v) and v > 0)),
     ("max_tokens_per_microbatch", "an int >= 1", lambda v: _is_int(v) and v >= 1),
     ("max_sync_drift", "> 0, or None", lambda v: v is None or (_is_number(v) and v > 0)),
+    ("drop_uniform_groups", "True or False", lambda v: isinstance(v, bool)),
     ("lora", "a dict of peft.LoraConfig keywords, or None", lambda v: v is None or isinstance(v, dict)),
     ("gradient_checkpointing", "True or False", lambda v: isinstance(v, bool)),
     ("cpu_offload", "True or False", lambda v: isinstance(v, bool)),
@@ -83,12 +84,17 @@ def check(config: ASPOConfig) -> None:
                 "set group_size=1 in evaluation_config."
             )
         return
-    _require(config, "temperature", "> 0", lambda v: _is_number(v) and v > 0)
+    _require(config, "temperature", "in (0, 2]", lambda v: _is_number(v) and 0 < v <= 2)
     _require(config, "num_env_runners", "an int >= 1: the engines run there", lambda v: _is_int(v) and v >= 1)
     _check_lr(config)
     if config.minibatch_prompts > config.batch_prompts:
         raise ValueError(
             f"minibatch_prompts={config.minibatch_prompts}: expected at most batch_prompts={config.batch_prompts}."
+        )
+    if config.kl_coef_high_entropy and not config.method.kl_coef:
+        raise ValueError(
+            f"kl_coef_high_entropy={config.kl_coef_high_entropy}: expected None or 0 without a kl_coef: there is no "
+            "reference model then."
         )
     if config.overlong_buffer_tokens > config.max_completion_tokens:
         raise ValueError(
@@ -123,9 +129,12 @@ def _check_model(config: ASPOConfig) -> None:
 
 
 def _check_lr(config: ASPOConfig) -> None:
+    if isinstance(config.lr, Real):
+        _require(config, "lr", "> 0, or a schedule [[0, lr], [step, lr], ...]", lambda v: _is_number(v) and v > 0)
+        return
     Scheduler.validate(fixed_value_or_schedule=config.lr, setting_name="lr", description="learning rate")
-    if _is_number(config.lr):
-        _require(config, "lr", "> 0, or a schedule [[0, lr], [step, lr], ...]", lambda v: v > 0)
+    if not all(_is_number(lr) and lr >= 0 for _, lr in config.lr):
+        raise ValueError(f"lr={config.lr!r}: expected learning rates >= 0 in the schedule.")
 
 
 def _require(config: ASPOConfig, field: str, expected: str, holds) -> None:
