@@ -77,7 +77,7 @@ class ASPO(Algorithm):
             num_learners=config.num_learners,
             minibatch_prompts=config.minibatch_prompts,
             max_tokens_per_microbatch=config.max_tokens_per_microbatch,
-            cost=COSTS[config.layout],
+            cost=COSTS[self._layout],
         )
 
     def _update(self, batches: list[TrainBatch]) -> None:
@@ -135,6 +135,7 @@ class ASPO(Algorithm):
         self._latest_evaluation: dict[str, Any] = {}
         super().setup(config)
         self.num_evaluation_tasks = self._num_tasks(self.evaluation_config)
+        self._layout = self.learner_group.on_all(lambda learner: learner.layout)[0]
         # RLlib's initial sync is skipped when connector states are not broadcast.
         self._sync_weights()
 

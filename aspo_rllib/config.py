@@ -88,7 +88,7 @@ class ASPOConfig(TextAlgorithmConfig):
         self.betas = (0.9, 0.999)
         self.grad_clip = 1.0
         self.max_tokens_per_microbatch = 16384
-        self.layout = "padded"
+        self.layout: str | None = None
         self.max_sync_drift: float | None = None
 
         self.evaluate_before_training = True
@@ -211,7 +211,7 @@ class ASPOConfig(TextAlgorithmConfig):
         overlong_buffer_tokens: int = NotProvided,
         overlong_penalty_factor: float = NotProvided,
         max_tokens_per_microbatch: int = NotProvided,
-        layout: str = NotProvided,
+        layout: str | None = NotProvided,
         max_sync_drift: float | None = NotProvided,
         **rllib: Any,
     ) -> Self:
@@ -250,8 +250,8 @@ class ASPOConfig(TextAlgorithmConfig):
             overlong_penalty_factor: Its size at the end, >= 0 (paper: 1.0).
             max_tokens_per_microbatch: Tokens of one forward pass, padding included. Memory only: results do not depend
                 on it.
-            layout: "padded" gives each rollout a row as wide as the longest; "packed" puts all rollouts of a forward
-                pass into one row without padding, the faster the more their lengths differ. Same results.
+            layout: "packed" puts all rollouts of a forward pass into one row without padding, "padded" gives each a row
+                as wide as the longest; None: packed, unless the model would mix the rollouts. Same results.
             max_sync_drift: Largest allowed |engine - learner| logprob of a probe after a weight sync, > 0.
                 None: 0.01 in float32, 1.0 in bfloat16.
         """

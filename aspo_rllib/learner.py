@@ -20,7 +20,7 @@ from aspo_rllib.losses import entropy_class, kl_penalty, policy_loss
 from aspo_rllib.metrics import Tally, tally_frozen, tally_loss
 from aspo_rllib.microbatch import Microbatch, build_microbatch
 from aspo_rllib.model import Policy, full_weights, load_policy
-from aspo_rllib.packing import LAYOUTS, TokenBatch, check_packable
+from aspo_rllib.packing import LAYOUTS, TokenBatch, resolve_layout
 from aspo_rllib.sharding import awaits_weights, shard_policy
 from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
 
@@ -39,7 +39,6 @@ class ASPOTorchLearner(TorchLearner):
         super().build()
         self.num_optimizer_steps = 0
         self.num_skipped_steps = 0
-        self._lay = LAYOUTS[self.config.layout]
         self._lr_schedule = Scheduler(fixed_value_or_schedule=self.config.lr, framework="torch")
         self.reference = None
         if self.config.method.kl_coef > 0:
@@ -56,8 +55,7 @@ class ASPOTorchLearner(TorchLearner):
         # Placed here, before the optimizer is made over the parameters.
         module = super()._make_module()
         policy = module[DEFAULT_MODULE_ID].policy
-        if self.config.layout == "packed":
-            check_packable(policy.hf_model)
+        self.layout = resolve_layout(self.config.layout, policy.hf_model)
         if self.config.compile_learner:
             compile_layers(policy.hf_model)
         if self.config.gradient_checkpointing:
@@ -131,7 +129,7 @@ class ASPOTorchLearner(TorchLearner):
                 batch,
                 rows,
                 minibatch,
-                layout=self._lay,
+                layout=LAYOUTS[self.layout],
                 aggregation=self.config.method.aggregation,
                 max_completion_tokens=self.config.max_completion_tokens,
                 device=self.device,
@@ -245,7 +243,7 @@ class ASPOTorchLearner(TorchLearner):
     def score(self, prompt_ids: list[np.ndarray], completion_ids: list[np.ndarray]) -> list[np.ndarray]:
         """Logprobs of given completions, one `[T]` array each. Collective."""
         with torch.no_grad():
-            logprobs, _ = self._forward(self.policy, self._lay(prompt_ids, completion_ids, self.device))
+            logprobs, _ = self._forward(self.policy, LAYOUTS[self.layout](prompt_ids, completion_ids, self.device))
         return [row[: len(c)].cpu().numpy() for row, c in zip(logprobs, completion_ids, strict=True)]
 
     def publish_weights(self) -> weight_sync.WeightsHandle | None:

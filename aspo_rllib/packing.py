@@ -52,7 +52,7 @@ def pad_rows(prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarr
 def pack_rows(prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray], device) -> TokenBatch:
     """Lay rollouts out one after the other in a single row, with positions that restart at each.
 
-    The model must keep sequences apart: see `check_packable`.
+    The model must keep sequences apart: see `resolve_layout`.
     """
     lengths = _lengths(prompt_ids, completion_ids)
     totals = [p + c for p, c in lengths]
@@ -102,13 +102,21 @@ def use_sequence_attention(hf_model: PreTrainedModel) -> None:
         hf_model.set_attn_implementation(SEQUENCE_ATTENTION)
 
 
-def check_packable(hf_model: PreTrainedModel) -> None:
-    """Raise ValueError if the model's layers would mix the rollouts of a packed row."""
-    layers = set(getattr(hf_model.config, "layer_types", None) or ())
-    if others := layers - {"full_attention", "sliding_attention"}:
-        raise ValueError(f"layout='packed': {type(hf_model).__name__} has {sorted(others)} layers; use 'padded'.")
-    if not hf_model._supports_attention_backend:
-        raise ValueError(f"layout='packed': {type(hf_model).__name__} brings its own attention; use 'padded'.")
+def resolve_layout(layout: str | None, hf_model: PreTrainedModel) -> str:
+    """A name in LAYOUTS: the one asked for, or for None "packed" where the model keeps packed rollouts apart.
+
+    Raises ValueError if "packed" is asked for and the model's layers would mix the rollouts of a row.
+    """
+    others = set(getattr(hf_model.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if others:
+        obstacle = f"has {sorted(others)} layers"
+    elif not hf_model._supports_attention_backend:
+        obstacle = "brings its own attention"
+    else:
+        return layout or "packed"
+    if layout == "packed":
+        raise ValueError(f"layout='packed': {type(hf_model).__name__} {obstacle}; use 'padded'.")
+    return "padded"
 
 
 def sequence_attention(

@@ -65,7 +65,7 @@ _RANGES = [
     ("gradient_checkpointing", "True or False", lambda v: isinstance(v, bool)),
     ("cpu_offload", "True or False", lambda v: isinstance(v, bool)),
     ("compile_learner", "True or False", lambda v: isinstance(v, bool)),
-    ("layout", "'padded' or 'packed'", lambda v: v in ("padded", "packed")),
+    ("layout", "'padded', 'packed' or None", lambda v: v in ("padded", "packed", None)),
     ("dtype", "'float32' or 'bfloat16'", lambda v: v in ("float32", "bfloat16")),
 ]
 

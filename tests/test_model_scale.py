@@ -27,7 +27,7 @@ from aspo_rllib.batching import build_train_batches, cut_microbatches, packed_to
 from aspo_rllib.layers import compile_layers, recompute_layers
 from aspo_rllib.logprobs import linear_logprobs, token_logprobs
 from aspo_rllib.model import full_weights, load_policy
-from aspo_rllib.packing import SEQUENCE_ATTENTION, check_packable, pack_rows, pad_rows
+from aspo_rllib.packing import SEQUENCE_ATTENTION, pack_rows, pad_rows, resolve_layout
 from aspo_rllib.sharding import shard_policy
 from aspo_rllib.types import Rollout, RolloutGroup
 
@@ -240,10 +240,11 @@ def test_other_attentions_agree(tiny, family, implementation):
 
 def test_unpackable_layers_are_refused(tiny):
     policy = load_policy(tiny("qwen3", False))
-    check_packable(policy.hf_model)
+    assert resolve_layout(None, policy.hf_model) == "packed" and resolve_layout("padded", policy.hf_model) == "padded"
     policy.hf_model.config.layer_types = ["linear_attention", "full_attention"]
+    assert resolve_layout(None, policy.hf_model) == "padded"
     with pytest.raises(ValueError, match="linear_attention"):
-        check_packable(policy.hf_model)
+        resolve_layout("packed", policy.hf_model)
 
 
 def test_cost_of_each_layout():
