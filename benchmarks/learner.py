@@ -137,7 +137,8 @@ def main() -> None:
     tokens = sum(r.num_tokens for r in rollouts)
     bare = statistics.median(seconds["bare, one by one"])
     print(
-        f"{model.num_parameters() / 1e6:.1f}M parameters, {len(rollouts)} rollouts, {tokens} tokens, {args.threads} thread(s)"
+        f"{model.num_parameters() / 1e6:.1f}M parameters, {len(rollouts)} rollouts, {tokens} tokens,"
+        f" {args.threads} thread(s)"
     )
     print(f"{'':<18} {'s/step':>8} {'tokens/s':>9} {'time / bare':>12}")
     for name, times in seconds.items():

@@ -1,6 +1,8 @@
 """What is on disk: whole or not there, loadable by others, and enough to go on as if nothing had happened."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +182,26 @@ def test_the_folder_holds_the_tokenizer_with_its_chat_template(exported):
 def test_the_folder_keeps_the_models_config(exported, random_model):
     ours, source = (json.loads(Path(folder, "config.json").read_text()) for folder in (exported[1], random_model))
     assert ours == source
+
+
+def test_a_process_killed_while_writing_leaves_the_old_folder_usable(tmp_path):
+    path = tmp_path / "checkpoint"
+    with whole_folder(path) as partial:
+        (partial / "a").write_text("old")
+    script = f"""
+import pathlib, time
+from aspo_rllib.checkpoints import whole_folder
+with whole_folder(pathlib.Path({str(path)!r})) as partial:
+    (partial / "a").write_text("half of the new")
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "writing\n"
+    writer.kill()
+    writer.wait()
+    assert (path / "a").read_text() == "old"
+    with whole_folder(path) as partial:
+        assert not list(partial.iterdir())  # nothing of the killed attempt
+        (partial / "a").write_text("new")
+    assert (path / "a").read_text() == "new"

@@ -399,3 +399,39 @@ def test_bfloat16_computes_in_bfloat16_over_float32_weights(build_learners, trai
     update(rough, [batch])
     assert {p.dtype for p in local(rough).policy.parameters()} == {torch.float32}
     assert {t.dtype for t in weights_of(rough).values()} == {torch.bfloat16}
+
+
+# ---- reference and sampler ----------------------------------------------------------------------------------------
+
+
+def test_a_reset_reference_is_the_policy_again(build_learners, train_batches):
+    learners = build_learners(kl_coef=0.1, reference_reset_interval=2)
+    kl = [update(learners, train_batches())["kl/ref"] for _ in range(5)]
+    # Measured before each step, reset after the 2nd and the 4th update.
+    assert kl[0] == kl[2] == kl[4] == 0.0 < min(kl[1], kl[3])
+
+
+def test_a_reset_reference_survives_a_restart(build_learners, train_batches, tmp_path):
+    settings = {"kl_coef": 0.1, "reference_reset_interval": 2}
+    running, resumed = build_learners(**settings), build_learners(**settings)
+    for _ in range(3):
+        update(running, train_batches())
+    running.save_to_path(tmp_path)
+    resumed.restore_from_path(tmp_path)
+    expected, ours = (update(learners, train_batches())["kl/ref"] for learners in (running, resumed))
+    assert ours == expected > 0
+
+
+@pytest.mark.parametrize("correction", ["truncated", "masked"])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_a_sampler_correction_weighs_the_gradient(build_learners, train_batches, correction, level):
+    # The synthetic sampler_logprobs are far from the learner's.
+    plain = update(build_learners(), train_batches())
+    corrected = update(build_learners(sampler_correction=correction, sampler_correction_level=level), train_batches())
+    assert corrected["optim/grad_norm"] != pytest.approx(plain["optim/grad_norm"], rel=1e-2)
+    assert 0 < plain["sampler/outside_cap_frac"] <= 1 and plain["sampler/ratio_mean"] != 1  # counted without it, too
+
+
+def test_masking_everything_leaves_no_gradient(build_learners, train_batches):
+    metrics = update(build_learners(sampler_correction="masked", sampler_ratio_cap=1 + 1e-9), train_batches())
+    assert metrics["sampler/outside_cap_frac"] == 1 and metrics["optim/grad_norm"] == 0

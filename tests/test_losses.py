@@ -621,3 +621,21 @@ def test_kl_penalty_numerics():
     kl = kl_penalty(torch.zeros_like(gaps), gaps, torch.ones_like(gaps))
     assert kl.isfinite().all() and (kl >= 0).all()
     assert not kl_penalty(torch.tensor([[math.nan]]), torch.tensor([[0.0]]), torch.ones(1, 1)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "value", "gradient"),
+    [
+        # logprob = ln 0.5, reference = ln 0.25: d = ref - logprob = -ln 2 = -0.693147
+        ("k1", 0.693147, 1.0),  # -d; its gradient is that of logprob
+        ("k2", 0.240227, 0.693147),  # d^2 / 2 = 0.480453 / 2; gradient -d
+        ("k3", 0.193147, 0.5),  # exp(d) - d - 1 = 0.5 + 0.693147 - 1; gradient 1 - exp(d)
+    ],
+)
+def test_kl_estimators_by_hand(estimator, value, gradient):
+    logprobs = torch.tensor([[0.5]], dtype=torch.float64).log().requires_grad_()
+    ref = torch.tensor([[0.25]], dtype=torch.float64).log()
+    kl = kl_penalty(logprobs, ref, torch.ones(1, 1), estimator)
+    kl.sum().backward()
+    assert kl.item() == pytest.approx(value, abs=1e-6)
+    assert logprobs.grad.item() == pytest.approx(gradient, abs=1e-6)
