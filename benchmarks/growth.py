@@ -5,7 +5,7 @@
 
 Each learner is a real actor (two: FSDP2 over gloo) and does one whole update: old logprobs, one epoch of one optimizer
 step. The longest rollout and the micro-batch budget stay fixed, so memory should stay flat and time grow in proportion.
-Memory is the process's high-water mark during the update over what was resident before it, the largest of the learners.
+Memory is the process's resident high-water mark during the update, that of the largest learner, libraries included.
 """
 
 from __future__ import annotations
@@ -43,16 +43,15 @@ def make_group(num_tokens: int) -> RolloutGroup:
     return RolloutGroup(0, 0, "", tuple(rollouts))
 
 
-def resident(field: str) -> int:
-    """VmRSS or VmHWM of this process, in bytes."""
+def high_water_mark() -> int:
+    """Most bytes that were resident since `reset_peak`."""
     with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
-def reset_peak(learner) -> int:
+def reset_peak(learner) -> None:
     with open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")
-    return resident("VmRSS")
 
 
 def measure(config: ASPOConfig, num_learners: int, sizes: list[int], repeats: int) -> dict[int, tuple[float, int]]:
@@ -73,12 +72,11 @@ def measure(config: ASPOConfig, num_learners: int, sizes: list[int], repeats: in
         )
         seconds, peaks = [], []
         for _ in range(repeats + 1):
-            before = learners.on_all(reset_peak)
+            learners.on_all(reset_peak)
             start = time.perf_counter()
             learners.update(batches=batches)
             seconds.append(time.perf_counter() - start)
-            after = learners.on_all(lambda learner: resident("VmHWM"))
-            peaks.append(max(a - b for a, b in zip(after, before, strict=True)))
+            peaks.append(max(learners.on_all(lambda learner: high_water_mark())))
         measured[num_tokens] = statistics.median(seconds[1:]), max(peaks[1:])
     learners.shutdown()
     return measured
