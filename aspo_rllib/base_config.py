@@ -85,10 +85,12 @@ class TextAlgorithmConfig(AlgorithmConfig):
 
     # ---- helpers ---------------------------------------------------------------------------------------------
 
-    def _set(self, method: str, unknown: dict, **given: Any) -> Self:
-        self._reject_unknown(unknown, inspect.signature(getattr(type(self), method)).parameters, f"{method}() argument")
+    def _set(self, method: str, given: dict[str, Any]) -> Self:
+        """Set the arguments of a builder method, its `locals()`, as attributes; reject those in given["unknown"]."""
+        known = inspect.signature(getattr(type(self), method)).parameters
+        self._reject_unknown(given.pop("unknown"), known, f"{method}() argument")
         for name, value in given.items():
-            if value is not NotProvided:
+            if value is not NotProvided and name in vars(self):
                 setattr(self, name, value)
         return self
 

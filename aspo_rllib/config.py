@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -134,23 +133,9 @@ class ASPOConfig(TextAlgorithmConfig):
             cpu_offload: Whether the learners' shards and optimizer state live in host memory; needs num_learners > 1.
             compile_learner: Whether the learner's layers go through torch.compile.
         """
-        return self._set(
-            "llm",
-            unknown,
-            llm_model=model,
-            dtype=dtype,
-            max_prompt_tokens=max_prompt_tokens,
-            chat_template=chat_template,
-            trust_remote_code=trust_remote_code,
-            kv_cache_memory_bytes=kv_cache_memory_bytes,
-            gpu_memory_utilization=gpu_memory_utilization,
-            tensor_parallel_size=tensor_parallel_size,
-            max_num_seqs=max_num_seqs,
-            lora=lora,
-            gradient_checkpointing=gradient_checkpointing,
-            cpu_offload=cpu_offload,
-            compile_learner=compile_learner,
-        )
+        given = dict(locals())
+        given["llm_model"] = given.pop("model")  # RLlib has a `model` of its own, for its old API stack
+        return self._set("llm", given)
 
     def sampling(
         self,
@@ -170,14 +155,7 @@ class ASPOConfig(TextAlgorithmConfig):
                 differ from the learner's.
             max_completion_tokens: Longest completion, >= 1 (paper: 32768 for 1.5B models).
         """
-        return self._set(
-            "sampling",
-            unknown,
-            group_size=group_size,
-            temperature=temperature,
-            top_p=top_p,
-            max_completion_tokens=max_completion_tokens,
-        )
+        return self._set("sampling", dict(locals()))
 
     def training(
         self,
@@ -255,11 +233,10 @@ class ASPOConfig(TextAlgorithmConfig):
             max_sync_drift: Largest allowed |engine - learner| logprob of a probe after a weight sync, > 0.
                 None: 0.01 in float32, 1.0 in bfloat16.
         """
-        names = inspect.signature(ASPOConfig.training).parameters
-        given = {k: v for k, v in locals().items() if k in names and k not in ("self", "rllib")}
-        unknown = self._split_off_unknown(rllib, AlgorithmConfig.training)
+        given = dict(locals())
+        unknown = self._split_off_unknown(given.pop("rllib"), AlgorithmConfig.training)
         super().training(**rllib)
-        return self._set("training", unknown, **given)
+        return self._set("training", given | {"unknown": unknown})
 
     def evaluation(self, *, evaluate_before_training: bool = NotProvided, **rllib: Any) -> Self:
         """Evaluation on the training runners, between iterations. Other keywords go to RLlib's `evaluation`.
@@ -274,7 +251,7 @@ class ASPOConfig(TextAlgorithmConfig):
         """
         unknown = self._split_off_unknown(rllib, AlgorithmConfig.evaluation)
         super().evaluation(**rllib)
-        return self._set("evaluation", unknown, evaluate_before_training=evaluate_before_training)
+        return self._set("evaluation", {"evaluate_before_training": evaluate_before_training, "unknown": unknown})
 
     # ---- presets ---------------------------------------------------------------------------------------------
 
