@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_model_state_dict,
@@ -77,7 +78,13 @@ def load_state(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         dcp.load(state, checkpoint_id=path / STATE_FOLDER, no_dist=not dist.is_initialized())
-    set_state_dict(policy, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        policy,
+        optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+        options=StateDictOptions(strict=False),
+    )
     if reference is not None:
         set_model_state_dict(reference, state["reference"])
     return state["counters"]
@@ -85,6 +92,9 @@ def load_state(
 
 def _state(policy, optimizer, counters, reference) -> dict[str, Any]:
     model_state, optimizer_state = get_state_dict(policy, optimizer)
+    # Under adapters the base model stays what its own folder holds. A tied head has two names.
+    frozen = {name for name, p in policy.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    model_state = {name: tensor for name, tensor in model_state.items() if name not in frozen}
     state = {"model": model_state, "optimizer": optimizer_state, "counters": dict(counters)}
     return state if reference is None else {**state, "reference": get_model_state_dict(reference)}
 

@@ -13,6 +13,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from aspo_rllib import checkpoints, mismatch, weight_sync
 from aspo_rllib.layers import compile_layers, recompute_layers
@@ -255,8 +256,8 @@ class ASPOTorchLearner(TorchLearner):
 
     def load_weights(self, handle: weight_sync.WeightsHandle) -> None:
         """Replace the policy's weights by published ones. Collective."""
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-
+        if self.config.lora is not None:
+            raise ValueError("lora: published weights are merged and cannot be split again; restore a checkpoint.")
         named = {name: tensor.clone().float() for name, tensor in weight_sync.fetch(handle)}
         set_model_state_dict(self.policy.hf_model, named, options=StateDictOptions(full_state_dict=True))
         self._weights_seq_no = handle.version

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aspo_rllib import TINY_MODEL
@@ -124,6 +125,24 @@ def test_restoring_an_older_checkpoint_undoes_later_steps(build_learners, update
     now = weights_of(learners)
     assert all(torch.equal(then[name], now[name]) for name in then)
     assert learners.weights().version == 1
+
+
+def test_with_lora_only_the_adapters_are_saved_and_training_goes_on(build_learners, update, weights_of, tmp_path):
+    lora = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+    running = build_learners(lora=lora)
+    base = weights_of(running)
+    update(running, seed=0)
+    assert not all(torch.equal(base[name], tensor) for name, tensor in weights_of(running).items())
+    running.save_to_path(tmp_path)
+    saved = FileSystemReader(tmp_path / "state").read_metadata().state_dict_metadata
+    assert all("lora_" in name for name in saved if name.startswith("model.")) and any(
+        "lora_" in name for name in saved
+    )
+    resumed = build_learners(lora=lora)
+    resumed.restore_from_path(tmp_path)
+    a, b = (update(learners, seed=1) and weights_of(learners) for learners in (running, resumed))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "hf")  # merged: opens without peft
 
 
 @pytest.mark.slow
