@@ -58,13 +58,20 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         env = self._env_for(config)
         prompts = [self._prompt(env, index, config) for _, index in tasks]
         finished: dict[str, Rollout] = {}
-        for n, (position, _) in enumerate(tasks):
-            for g in range(config.group_size):
-                self._submit(f"{n}/{g}", prompts[n][1], config, self._request_seed(config, position, g))
-        while self.engine.busy:
-            for completion in self.engine.step():
-                n = int(completion.request_id.split("/")[0])
-                finished[completion.request_id] = self._grade(env, tasks[n][1], prompts[n], completion)
+        pending: set[str] = set()
+        try:
+            for n, (position, _) in enumerate(tasks):
+                for g in range(config.group_size):
+                    pending.add(f"{n}/{g}")
+                    self._submit(f"{n}/{g}", prompts[n][1], config, self._request_seed(config, position, g))
+            while pending:
+                for completion in self.engine.step():
+                    n = int(completion.request_id.split("/")[0])
+                    finished[completion.request_id] = self._grade(env, tasks[n][1], prompts[n], completion)
+                    pending.remove(completion.request_id)
+        finally:
+            # After an error: what is still running must not come back as an answer to the next call.
+            self.engine.abort(pending)
         groups = [
             RolloutGroup(
                 position=position,
@@ -85,24 +92,21 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
     def probe(self, prompt_ids: Sequence[np.ndarray], max_tokens: int) -> list[Completion]:
         """One short completion per prompt, to compare the engine's logprobs with the learner's."""
         for n, ids in enumerate(prompt_ids):
-            self._submit(f"probe/{n}", ids, self.config, seed=n, max_tokens=max_tokens)
+            # The whole distribution, whatever top_p: the learner's logprobs are those of the whole distribution.
+            self._submit(f"probe/{n}", ids, self.config, seed=n, top_p=1.0, max_tokens=max_tokens)
         finished = {}
         while self.engine.busy:
             finished |= {c.request_id: c for c in self.engine.step()}
         return [finished[f"probe/{n}"] for n in range(len(prompt_ids))]
 
-    def _submit(
-        self, request_id: str, prompt_ids: np.ndarray, config, seed: int, max_tokens: int | None = None
-    ) -> None:
-        self.engine.submit(
-            request_id,
-            prompt_ids,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            max_tokens=max_tokens or config.max_completion_tokens,
-            stop_token_ids=self.stop_token_ids,
-            seed=seed,
-        )
+    def _submit(self, request_id: str, prompt_ids: np.ndarray, config, seed: int, **overrides: Any) -> None:
+        settings = {
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "max_tokens": config.max_completion_tokens,
+            "stop_token_ids": self.stop_token_ids,
+        }
+        self.engine.submit(request_id, prompt_ids, seed=seed, **(settings | overrides))
 
     def _prompt(self, env: gym.Env, index: int, config) -> tuple[str, np.ndarray]:
         """The env's prompt for a task, and its chat-templated token ids."""
@@ -135,7 +139,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
             finish_reason=completion.finish_reason,
             completion=text,
             reward=float(reward),
-            correct=bool(info["correct"]),
+            correct=bool(info.get("correct", reward > 0)),  # envs made elsewhere may know rewards only
             weights_version=self.weights_version,
             info=info,
         )
