@@ -1,5 +1,8 @@
 """The policy against the plainest computation there is: one sequence at a time, all logits at once."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -167,3 +170,15 @@ def test_two_scores_of_the_same_rows_are_equal_although_the_config_asks_for_drop
     policy = load_policy(str(tmp_path)).eval()  # as CausalLMModule.train() leaves it
     batch = pad_rows(*rows, "cpu")
     assert torch.equal(policy(batch)[0], policy(batch)[0])
+
+
+def test_losses_batches_and_models_need_neither_ray_nor_vllm():
+    rooms = "losses advantages batching microbatch mismatch metrics model packing logprobs layers sharding lora types"
+    script = f"""
+import importlib, sys
+sys.modules["ray"] = sys.modules["vllm"] = None  # makes every import of them fail
+for room in {rooms.split()!r}:
+    importlib.import_module("aspo_rllib." + room)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
