@@ -24,10 +24,11 @@ install: $(VENV)/installed
 # torch comes first, by itself: where pip already finds a CPU build, whatever its configuration, that one is taken. Only
 # otherwise is PyTorch's CPU index asked, through uv, which knows where it is.
 $(VENV)/installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)+cpu 2>/dev/null \
+	@echo "installing into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)+cpu 2>/dev/null \
 		|| UV_HTTP_TIMEOUT=60 $(BIN)/uv pip install --python $(BIN)/python --torch-backend=cpu torch==$(TORCH) \
 		|| (echo "No CPU build of torch $(TORCH): neither pip nor PyTorch's CPU index has one within reach."; exit 1)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[cpu,dev]"
-	touch $@
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[cpu,dev]"
+	@touch $@
