@@ -15,7 +15,7 @@ REPETITION_NGRAM_WORDS = 20
 
 
 class Tally:
-    """Sums for means, and maxima, added up over micro-batches. Tensors stay on their device until `result`."""
+    """Sums for means, and maxima, added up over micro-batches. Tensors stay on their device until they are read."""
 
     def __init__(self):
         self._sums: dict[str, list] = defaultdict(lambda: [0.0, 0.0])
