@@ -110,9 +110,11 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
 
     def _prompt(self, env: gym.Env, index: int, config) -> tuple[str, np.ndarray]:
         """The env's prompt for a task, and its chat-templated token ids."""
-        prompt, _ = env.reset(options={"index": index})
+        prompt, info = env.reset(options={"index": index})
+        messages = list(info.get("history", ()))
         system = getattr(env.unwrapped, "system_prompt", None)
-        messages = [{"role": "system", "content": system}] if system else []
+        if system and not any(message["role"] == "system" for message in messages):
+            messages.insert(0, {"role": "system", "content": system})
         ids = self.tokenizer.apply_chat_template(
             [*messages, {"role": "user", "content": prompt}],
             add_generation_prompt=True,

@@ -56,11 +56,14 @@ class Task:
         prompt: what the model is asked, without any chat template.
         answer: what `grade` compares with: the gold text, a list of test cases, ...; it never leaves the env.
         data_source: where the problem comes from; metrics and evaluation are grouped by it.
+        history: chat messages that come before the prompt, {"role": ..., "content": ...} each: a system message of
+            its own (which then replaces the env's), worked examples.
     """
 
     prompt: str
     answer: Any
     data_source: str
+    history: tuple[dict[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
             options: {"index": i} asks task i; without an index one is drawn from `np_random`.
 
         Returns:
-            (prompt, info) with info["index"] and info["data_source"].
+            (prompt, info) with info["index"], info["data_source"] and, for a task that has one, info["history"].
 
         Raises:
             ValueError: for an unknown option, and for an index that is no integer in range(len(self)).
@@ -152,7 +155,8 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
         index = self._chosen_index(options or {})
         task = self.task(index)
         self._index = index
-        return task.prompt, {"index": index, "data_source": task.data_source}
+        info = {"index": index, "data_source": task.data_source}
+        return task.prompt, info | ({"history": list(task.history)} if task.history else {})
 
     def step(self, action: str):
         """Grade a completion and end the episode.
