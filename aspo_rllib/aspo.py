@@ -56,6 +56,7 @@ class ASPO(Algorithm):
                 self._sync_weights()
                 self._check_sync(groups)
         self._log_rollouts(groups)
+        self.latest_groups = groups  # for callbacks
 
     def _sample(self) -> list[RolloutGroup]:
         """A whole batch of groups: a prompt on whose completions the grader itself failed is replaced by the next."""
@@ -160,6 +161,7 @@ class ASPO(Algorithm):
         self.prompts = self._prompts_of(self.config)
         print(self.config.plan(), flush=True)
         self.task_order = TaskOrder(len(self.prompts), seed=self.config.seed or 0)
+        self.latest_groups: list[RolloutGroup] = []
         self._latest_evaluation: dict[str, Any] = {}
         super().setup(config)
         self.evaluation_prompts = self._prompts_of(self.evaluation_config)
