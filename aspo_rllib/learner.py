@@ -144,7 +144,9 @@ class ASPOTorchLearner(TorchLearner):
                 if self.reference is not None:
                     m.ref_logprobs, _ = self._forward(self.reference, m.tokens)
             self._correct_for_sampler(m)
-            tally_frozen(self.tally, m.old_logprobs, m.sampler_logprobs, entropy, m.high_entropy, m.loss_mask)
+            tally_frozen(
+                self.tally, m.old_logprobs, m.sampler_logprobs, entropy, m.high_entropy, m.advantages, m.loss_mask
+            )
         return microbatches
 
     def _correct_for_sampler(self, m: Microbatch) -> None:

@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from aspo_rllib.losses import PolicyLoss, kl_penalty
 from aspo_rllib.types import RolloutGroup, UpdateResult
 
 REPETITION_NGRAM_WORDS = 20
+PROBABILITY_BUCKETS = 10
 
 
 class Tally:
@@ -57,8 +59,19 @@ def tally_loss(
         tally.add(f"weight/{sign}_mean", weight[tokens].sum(), count)
         tally.add(f"clip/{sign}_frac", (weight[tokens] == 0).sum(), count)
         tally.add(f"cap/{sign}_frac", (weight[tokens] == cap).sum(), count)
+        _tally_by_probability(tally, f"weight_by_prob/{sign}", weight[tokens], old_logprobs[tokens])
     if mask.any():
         tally.highest("ratio/max", ratio[mask].max())
+
+
+def _tally_by_probability(tally: Tally, name: str, values: Tensor, old_logprobs: Tensor) -> None:
+    """Means of `[N]` values by the tokens' old probability: bucket k is [k/10, (k+1)/10)."""
+    bucket = (old_logprobs.exp() * PROBABILITY_BUCKETS).long().clamp(max=PROBABILITY_BUCKETS - 1)
+    zeros = torch.zeros(PROBABILITY_BUCKETS, dtype=torch.float64, device=values.device)
+    sums = zeros.index_add(0, bucket, values.double())
+    counts = zeros.index_add(0, bucket, torch.ones_like(values, dtype=torch.float64))
+    for k in range(PROBABILITY_BUCKETS):
+        tally.add(f"{name}/{k}", sums[k], counts[k])
 
 
 def tally_frozen(
@@ -67,11 +80,14 @@ def tally_frozen(
     sampler_logprobs: Tensor,
     entropy: Tensor,
     high_entropy: Tensor,
+    advantages: Tensor,
     loss_mask: Tensor,
 ) -> None:
     """What is known before the first step: entropy, and how far the engine's logprobs are from the learner's."""
     mask = loss_mask.bool()
     tally.add("entropy/mean", entropy[mask].sum(), mask.sum())
+    for sign, tokens in (("pos", mask & (advantages[:, None] > 0)), ("neg", mask & (advantages[:, None] < 0))):
+        tally.add(f"entropy/{sign}_mean", entropy[tokens].sum(), tokens.sum())
     tally.add("entropy/high_frac", high_entropy[mask].sum(), mask.sum())
     tally.add("kl/sampler", kl_penalty(sampler_logprobs, old_logprobs, mask).sum(), mask.sum())
     if mask.any():

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from envs.data import open_tasks
-from envs.data_store import TaskTable
+from envs.data.store import TaskTable
 from envs.grading.answers import CodeTests, MathAnswer
 from envs.text_env import Task
 

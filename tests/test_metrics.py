@@ -69,7 +69,8 @@ def test_loss_metrics_by_hand():
     ratios = torch.tensor([[1.5, 1.0, 0.25], [0.5, 4.0, 9.0]])
     mask = torch.tensor([[True, True, True], [True, True, False]])
     advantages = torch.tensor([1.0, -1.0])
-    old = torch.full((2, 3), -5.0)
+    # Old probabilities by bucket: 0.05 (0), 0.15 (1), 1.0 (9, the last); 0.15 (1), 0.19 (1).
+    old = torch.tensor([[0.05, 0.15, 1.0], [0.15, 0.19, 0.5]]).log()
     logprobs = old + ratios.log()
     out = policy_loss(
         logprobs,
@@ -99,6 +100,10 @@ def test_loss_metrics_by_hand():
         "cap/pos_frac": pytest.approx(1 / 3),
         "cap/neg_frac": pytest.approx(1 / 2),
         "kl/old": pytest.approx(kl, rel=1e-5),
+        "weight_by_prob/pos/0": 0.0,
+        "weight_by_prob/pos/1": pytest.approx(1.0),
+        "weight_by_prob/pos/9": 3.0,
+        "weight_by_prob/neg/1": pytest.approx((0 + 3) / 2),
     }
 
 
@@ -111,12 +116,14 @@ def test_frozen_metrics_ignore_padding():
         sampler_logprobs=torch.tensor([[-1.0, -2.5, 0.0]]),
         entropy=torch.tensor([[0.5, 1.5, 99.0]]),
         high_entropy=torch.tensor([[False, True, True]]),
+        advantages=torch.tensor([2.0]),
         loss_mask=mask,
     )
     merged = merge_updates([result(tally.sums(), tally.maxima())])
     # The second token: learner - sampler = 0.5, so k3 of KL(sampler || learner) is e^0.5 - 0.5 - 1 = 0.1487213.
     assert merged == {
         "entropy/mean": 1.0,
+        "entropy/pos_mean": 1.0,
         "entropy/high_frac": 0.5,
         "kl/sampler": pytest.approx(0.1487213 / 2, abs=1e-6),
         "sampler/max_abs_dlogp": 0.5,

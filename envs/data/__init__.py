@@ -17,16 +17,23 @@ from typing import Any
 
 from filelock import FileLock
 
-from envs.data_convert import Selection, convert
-from envs.data_filters import PassRates
-from envs.data_report import LoadReport
-from envs.data_sources import Source, file_source, find_sources
-from envs.data_store import TaskTable
+from envs.data.convert import Selection, convert
+from envs.data.filters import PassRates
+from envs.data.report import LoadReport
+from envs.data.sources import Source, file_source, find_sources
+from envs.data.store import TaskTable
 from envs.grading.answers import CodeTests, MathAnswer
 
 ANSWER_TYPES = (MathAnswer, CodeTests)
 
-_READING_CODE = ("data*.py", "layouts*.py", "grading/answers.py", "grading/code_formats.py")
+_READING_CODE = (
+    "data/*.py",
+    "layouts/*.py",
+    "grading/answers.py",
+    "grading/code_formats.py",
+    "grading/exact_json.py",
+    "grading/math_text.py",
+)
 
 
 def open_tasks(
@@ -132,8 +139,8 @@ def _check_report(report: LoadReport, answer_type: type, max_bad_frac: float) ->
 
 def _store_folder(sources: list[Source], options: dict[str, Any], cache: Path) -> Path:
     """A folder whose name changes whenever the data, the options or the code that reads rows do."""
-    here = Path(__file__).parent
-    code = [path.read_bytes() for pattern in _READING_CODE for path in sorted(here.glob(pattern))]
+    envs_folder = Path(__file__).parent.parent
+    code = [path.read_bytes() for pattern in _READING_CODE for path in sorted(envs_folder.glob(pattern))]
     key = json.dumps([[source.identity for source in sources], options, [_digest(text) for text in code]])
     label = re.sub(r"[^\w.-]+", "_", sources[0].label, flags=re.ASCII)[:40]
     return cache / "tasks" / f"{label}-{_digest(key.encode())}"

@@ -19,9 +19,9 @@ from dataclasses import fields as dataclass_fields
 from envs.grading.answers import Answer, CodeTests, MathAnswer
 from envs.grading.code_formats import code_tests
 from envs.grading.exact_json import parse_json
-from envs.layouts_cells import Cell, Fields, Row, cell_at, conversation, has_path, naming, paths
-from envs.layouts_golds import golds
-from envs.layouts_known import LAYOUTS
+from envs.layouts.cells import Cell, Fields, Row, cell_at, conversation, has_path, naming, paths
+from envs.layouts.golds import golds
+from envs.layouts.known import LAYOUTS
 from envs.text_env import Task
 
 FIELDS = ("prompt", "answer", "tests", "data_source", "system", "fn_name", "starter_code", "time_limit")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.data_files import ARROW_BATCH_ROWS, ENDINGS, Row, arrow_rows, file_rows
+from envs.data.files import ARROW_BATCH_ROWS, ENDINGS, Row, arrow_rows, file_rows
 
 _HUB_NAME = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(:(?P<config>[\w.+-]+))?")
 _EXPECTED = (

@@ -14,10 +14,10 @@ from typing import IO
 
 import numpy as np
 
-from envs.data_filters import Deduplicator, PassRates
-from envs.data_report import DROPPED_FILE, LoadReport
-from envs.data_sources import Source
-from envs.data_store import StoreWriter, keep_rows, origins
+from envs.data.filters import Deduplicator, PassRates
+from envs.data.report import DROPPED_FILE, LoadReport
+from envs.data.sources import Source
+from envs.data.store import StoreWriter, keep_rows, origins
 from envs.grading.answers import answer_to_json
 from envs.layouts import to_task
 from envs.text_env import Task

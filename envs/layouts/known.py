@@ -10,8 +10,8 @@ from envs.grading.answers import MathAnswer
 from envs.grading.code_formats import assertions, code_tests, decode_private_tests
 from envs.grading.exact_json import parse_json
 from envs.grading.math_text import boxed_answer
-from envs.layouts_cells import Cell, Fields, Row, cell_at, has_path, naming
-from envs.layouts_golds import comma_separated_golds, golds, worked_gold
+from envs.layouts.cells import Cell, Fields, Row, cell_at, has_path, naming
+from envs.layouts.golds import comma_separated_golds, golds, worked_gold
 
 _PROMPT_COLUMNS = ("problem", "question", "Problem", "Question", "prompt", "messages")
 _GOLD_COLUMNS = ("answer", "Answer", "ground_truth", "expected_answer", "gold")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from envs.data_report import LoadReport
+from envs.data.report import LoadReport
 from envs.grading.answers import answer_from_json
 from envs.text_env import Task
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.data_files import Row, file_rows
+from envs.data.files import Row, file_rows
 
 _DIGEST_BYTES = 16
 

@@ -1,0 +1,151 @@
+"""What the seeds allow to say about the methods, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aspo_rllib.report import statistics
+from aspo_rllib.report.methods import Method
+
+ALPHA = 0.05
+FEWEST_PAIRS_OF_A_HINT = 5
+
+RULE = (
+    f"A method is called better (or worse) than the baseline when the sign-flip test over paired seeds gives p ≤ {ALPHA}"
+    " after Holm's correction for the number of methods compared. The test asks how often differences this large on"
+    " average would come up if each seed's difference had its sign by the toss of a coin; it assumes nothing about"
+    " their distribution. With n pairs its p cannot be smaller than 2/2ⁿ: 0.0625 with 5 pairs, 0.031 with 6. So five"
+    " seeds can never show a difference by this rule, however large it is. When all of at least"
+    f" {FEWEST_PAIRS_OF_A_HINT} pairs agree in sign but p stays above the level, the page says so and calls it a hint."
+    " “No difference shown” does not mean that the methods are equal: the interval shows what remains possible."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A method against the baseline, over the seeds that both have.
+
+    Attributes:
+        differences: method minus baseline, by seed.
+        interval: bootstrap interval of their mean; None for fewer than two pairs.
+        p: of the sign-flip test; None without pairs.
+        p_holm: p after Holm's correction for all methods that have pairs.
+    """
+
+    method: Method
+    baseline: Method
+    differences: dict[int, float]
+    interval: tuple[float, float] | None
+    p: float | None
+    p_holm: float | None
+
+    @property
+    def pairs(self) -> int:
+        return len(self.differences)
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.differences.values())))
+
+    @property
+    def shown(self) -> bool:
+        """Whether the rule calls one of the two better."""
+        return self.p_holm is not None and self.p_holm <= ALPHA
+
+    @property
+    def hinted(self) -> bool:
+        """Whether all of enough pairs agree in sign, though the rule is not met."""
+        signs = {np.sign(d) for d in self.differences.values()}
+        return not self.shown and self.pairs >= FEWEST_PAIRS_OF_A_HINT and len(signs) == 1 and 0 not in signs
+
+
+def compare(methods: Sequence[Method], metric: str, last: int) -> list[Comparison]:
+    """Every other method with the first, which is the baseline."""
+    baseline, *others = methods
+    reference = baseline.finals_by_seed(metric, last)
+    differences = []
+    for method in others:
+        finals = method.finals_by_seed(metric, last)
+        differences.append({seed: finals[seed] - reference[seed] for seed in finals if seed in reference})
+    values = [list(d.values()) for d in differences]
+    p_values = [statistics.sign_flip_p(d) for d in values]
+    corrected = iter(statistics.holm([p for p in p_values if p is not None]))
+    return [
+        Comparison(
+            method, baseline, d, statistics.bootstrap_interval(v), p, next(corrected) if p is not None else None
+        )
+        for method, d, v, p in zip(others, differences, values, p_values, strict=True)
+    ]
+
+
+def headline(comparisons: Sequence[Comparison], metric: str) -> str:
+    """All comparisons in a sentence."""
+    if not comparisons:
+        return "One method: there is nothing to compare."
+    better, worse = words(metric)
+    tested = [c for c in comparisons if c.pairs > 1]
+    if not tested:
+        most = max(c.pairs for c in comparisons)
+        return ("One seed" if most == 1 else "No paired seeds") + ": nothing can be said about differences."
+    up, down = (sum(c.shown and np.sign(c.mean) == sign for c in tested) for sign in (1, -1))
+    hints = sum(c.hinted for c in tested)
+    counts = {better: up, worse: down, "with a hint of a difference": hints}
+    counts["without a difference shown"] = len(tested) - up - down - hints
+    untested = len(comparisons) - len(tested)
+    counts["with fewer than two pairs"] = untested
+    parts = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+    plural = "method" if len(comparisons) == 1 else "methods"
+    return f"{len(comparisons)} {plural} compared with {comparisons[0].baseline.label}: {parts}."
+
+
+def sentence(comparison: Comparison, metric: str, num_comparisons: int) -> str:
+    """The verdict on one comparison, by RULE.
+
+    num_comparisons: how many the p values were corrected for.
+    """
+    c = comparison
+    method, baseline = c.method.label, c.baseline.label
+    if c.pairs == 0:
+        return f"{method} and {baseline} share no finished seed: nothing can be said about their difference."
+    decimals = decimals_for([c.mean])
+    if c.pairs == 1:
+        return (
+            f"{method} against {baseline}: one seed: nothing can be said about differences"
+            f" (on this seed {c.mean:+.{decimals}f})."
+        )
+    word = words(metric)[0 if c.mean > 0 else 1]
+    interval = f"[{c.interval[0]:.{decimals}f}, {c.interval[1]:.{decimals}f}]"
+    signed_interval = interval if c.mean > 0 else f"[{-c.interval[1]:.{decimals}f}, {-c.interval[0]:.{decimals}f}]"
+    size = f"{abs(c.mean):.{decimals}f} {signed_interval}"
+    p = f"sign-flip p = {c.p:.3g}"
+    if num_comparisons > 1:
+        p += f", {c.p_holm:.3g} corrected for {num_comparisons} comparisons"
+    if c.shown:
+        return f"{method} is {word} than {baseline} by {size} ({c.pairs} paired seeds, {p})."
+    needed = statistics.fewest_pairs(num_comparisons, ALPHA)
+    limit = f"; with fewer than {needed} pairs no difference can be shown" if c.pairs < needed else ""
+    if c.hinted:
+        return (
+            f"{method} was {word} than {baseline} on all {c.pairs} seeds, by {size} on average: a hint, not yet shown"
+            f" ({p}{limit})."
+        )
+    return (
+        f"No difference shown between {method} and {baseline}: {c.mean:+.{decimals}f} {interval}"
+        f" ({c.pairs} paired seeds, {p}{limit})."
+    )
+
+
+def words(metric: str) -> tuple[str, str]:
+    """What more and less of a metric are called."""
+    is_score = any(name in metric for name in ("accuracy", "avg@", "pass@", "reward"))
+    return ("better", "worse") if is_score else ("higher", "lower")
+
+
+def decimals_for(values: Sequence[float]) -> int:
+    """Enough decimals for three digits of the largest value, three at least below 1."""
+    scale = max((abs(v) for v in values), default=0.0)
+    return 3 if scale == 0 else max(0, 3 - max(-3, math.ceil(math.log10(scale))))
