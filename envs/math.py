@@ -3,7 +3,7 @@
 from typing import Any
 
 from envs.grading.answers import MathAnswer
-from envs.grading.math_grader import MathGrader
+from envs.grading.math.grader import MathGrader
 from envs.table_env import TableEnv
 
 

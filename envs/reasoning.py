@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.grading.math_text import final_part
+from envs.grading.math.text import final_part
 from envs.text_env import Grade, SingleTurnTextEnv, Task
 
 SPLITS = ("train", "test")

@@ -32,7 +32,7 @@ _READING_CODE = (
     "grading/answers.py",
     "grading/code_formats.py",
     "grading/exact_json.py",
-    "grading/math_text.py",
+    "grading/math/text.py",
 )
 
 

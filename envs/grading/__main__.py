@@ -26,7 +26,7 @@ from typing import Any
 
 from envs.grading.answers import CodeTests, MathAnswer
 from envs.grading.code_grader import CodeGrader, Limits
-from envs.grading.math_grader import MathGrader
+from envs.grading.math.grader import MathGrader
 from envs.text_env import Grade
 
 _SHOWN_CHARS = 100

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from envs.grading.exact_json import integer_text, parse_json
-from envs.grading.math_text import boxed_answer
+from envs.grading.math.text import boxed_answer
 from envs.layouts.cells import Cell
 
 _THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")

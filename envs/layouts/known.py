@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from envs.grading.answers import MathAnswer
 from envs.grading.code_formats import assertions, code_tests, decode_private_tests
 from envs.grading.exact_json import parse_json
-from envs.grading.math_text import boxed_answer
+from envs.grading.math.text import boxed_answer
 from envs.layouts.cells import Cell, Fields, Row, cell_at, has_path, naming
 from envs.layouts.golds import comma_separated_golds, golds, worked_gold
 

@@ -1,0 +1,1 @@
+"""The math grader: text -> one spelling -> shape -> exact comparison; math-verify only for the rest."""

@@ -1,0 +1,208 @@
+"""Where the final answer of a math completion stands, as text.
+
+`boxed_answer` is what training uses: the last \\boxed{...}, nothing else. `final_answer` also reads texts without a
+box the way people do: "the answer is ...", the last formula, the last number.
+
+Everything here is linear in the length of the text, whatever the text says.
+"""
+
+from __future__ import annotations
+
+import re
+
+from envs.grading.math.symbols import FUNCTIONS
+
+MAX_BOXES = 32
+MAX_CONNECTOR_CHARS = 40
+# Only the end of a long text is searched for an answer that is in no box.
+MAX_TAIL_CHARS = 4_000
+
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*")
+# \boxed 7: TeX takes one token, people mean the number.
+_BARE_BOX = re.compile(r"[^\s{}$\\]{1,400}")
+_BOX_NAMES = ("\\boxed", "\\fbox")
+
+# What stands between two boxes of one list: "\boxed{1} \text{ and } \boxed{2}".
+_SEPARATORS = re.compile(r"(?:[\s$,;]|\\[()\[\],;! ]|\\q?quad(?![a-z])|\\text\s*\{\s*(?:and|or)\s*\}|and|or)*")
+_ENDS_IN_AND = re.compile(r"(?<![a-z])and[\s$}(\[\\]*\Z")
+_SENTENCE_END = re.compile(r"[.:!?]\s|\n")
+
+_SPECIAL_TOKEN = re.compile(r"<\|[a-z_]{2,20}\|>")
+_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_ANCHOR = re.compile(
+    r"(?:answer|réponse|respuesta|antwort|答案)\s*(?:is|are|est|es|ist|should be|is for sure|[:=\uff1a是为])*\s*",
+    re.IGNORECASE,
+)
+_MATH = re.compile(
+    r"\$\$([^$]{1,2000})\$\$"
+    r"|(?<!\\)\$((?:[^$\\]|\\.){1,2000})\$"
+    r"|\\\[(.{1,2000}?)\\\]"
+    r"|\\\((.{1,2000}?)\\\)",
+    re.DOTALL,
+)
+_NUMBER = re.compile(
+    r"(?<![\w.,])[-\u2212]?(?:\\frac\{[^{}]{1,30}\}\{[^{}]{1,30}\}"
+    r"|\d{1,3}(?:[, ]\d{3}){1,20}(?![\d])(?:\.\d{1,40})?"
+    r"|\d{1,400}(?:[.,]\d{1,400})?(?:\s?/\s?\d{1,400})?"
+    r"|\.\d{1,400})(?:\s?\\?%)?"
+)
+_CJK_NUMBER = re.compile(r"-?\\frac\{[^{}]{1,30}\}\{[^{}]{1,30}\}|(?<![a-zA-Z\d.,])-?\d{1,400}(?:[.,]\d{1,400})?%?")
+_CJK = re.compile(r"[\u0900-\u0dff\u3040-\u30ff\u3400-\u9fff\u0600-\u065f\u066a-\u06ef]")
+_NOT_WORDS = re.compile(r"\\(?:text|mbox|mathrm|operatorname)[a-z]*\s*\{[^{}]{0,200}\}|\\[a-zA-Z]+")
+_WORD = re.compile(r"(?<![a-zA-Z\d_{])[A-Za-zÀ-ÿ]{2,}")
+_MATH_NAMES = frozenset(name[1:] for name in FUNCTIONS) | {"and", "or", "sqrt", "pi", "inf", "infinity", "mod"}
+_SHORT_WORDS = frozenset({"is", "it", "so", "we", "of", "to", "be", "at", "in", "my", "as", "us"})
+_LETTER = re.compile(r"(?<![\w\\'])\(?([A-J])\)?(?![\w'\u2019])", re.ASCII)
+
+
+def boxed_answer(completion: str) -> str | None:
+    """Return what the last box of the final part holds; None when there is no complete box.
+
+    The final part is what comes after the last `</think>`; a completion that opens `<think>` and never closes it has
+    none. Boxes that are joined by nothing but separators ("\\boxed{1}, \\boxed{2} and \\boxed{3}") are one list, so
+    that a completion gains nothing by boxing several candidates. A box whose brace is never closed was cut off and
+    does not count.
+    """
+    text = final_part(completion)
+    return None if text is None else _last_boxes(text)
+
+
+def final_answer(text: str) -> str | None:
+    """Return the answer of a text with or without a box; None when there is nothing like one."""
+    part = final_part(text)
+    if part is None or not part.strip():
+        return None
+    boxed = _last_boxes(part)
+    if boxed is not None:
+        return boxed
+    cut_off = part.rfind("\\boxed{")
+    if cut_off >= 0:
+        return part[cut_off + len("\\boxed{") :].strip() or None
+    if _BOX.search(part):
+        return None
+    return _unboxed(_SPECIAL_TOKEN.split(part)[0].strip())
+
+
+def final_part(completion: str) -> str | None:
+    """Return what comes after the thought; None when the thought never ends."""
+    end = completion.rfind("</think>")
+    part = completion if end < 0 else completion[end + len("</think>") :]
+    return None if "<think>" in part else part
+
+
+def chosen_letter(text: str) -> str | None:
+    """Return the option A..J that a text without a box settles on: the first after "answer", else the last."""
+    tail = text[-MAX_TAIL_CHARS:]
+    anchors = list(_ANCHOR.finditer(tail))
+    if anchors and (match := _LETTER.search(tail, anchors[-1].end())):
+        return match[1]
+    if match := re.match(r"\s*\**\(?([A-J])\)?(?=[.,:)。\s*]|$)", tail):
+        return match[1]
+    letters = _LETTER.findall(tail)
+    return letters[-1] if letters else None
+
+
+def is_prose(text: str) -> bool:
+    """Tell whether words come before the formula or number, as opposed to "12 cm" or "Monday"."""
+    plain = _NOT_WORDS.sub("", text)
+    last_math = max((plain.rfind(char) for char in "0123456789$"), default=-1)
+    if _CJK.search(plain):
+        return last_math >= 0
+    head = plain[: last_math + 1]
+    return any(_is_word(match[0]) for match in _WORD.finditer(head))
+
+
+def _is_word(token: str) -> bool:
+    if len(token) == 2:
+        return token.lower() in _SHORT_WORDS
+    return token.lower() not in _MATH_NAMES and not (token.isupper() and len(token) <= 4)
+
+
+def _last_boxes(text: str) -> str | None:
+    boxes: list[str] = []
+    after: int | None = None  # where the box that follows in the list starts
+    end = len(text)
+    for _ in range(MAX_BOXES):
+        start = max(text.rfind(name, 0, end) for name in _BOX_NAMES)
+        if start < 0:
+            break
+        end = start
+        box = _box_at(text, start)
+        if after is None:
+            if box is None:
+                continue
+        elif box is None or box[1] > after or not _joins(text[box[1] : after]):
+            break
+        if box[0] not in boxes:
+            boxes.insert(0, box[0])
+        after = start
+    return ", ".join(boxes) if boxes else None
+
+
+def _box_at(text: str, start: int) -> tuple[str, int] | None:
+    """Return the content of the box that starts here and where it ends; None for a box that is not closed."""
+    content = _BOX.match(text, start).end()
+    if not text.startswith("{", content):
+        match = _BARE_BOX.match(text, content)
+        return (match[0].rstrip(".,"), match.end()) if match and content > start + len("\\fbox") else None
+    depth = 0
+    for match in _BRACE.finditer(text, content):
+        if match[0] == "{":
+            depth += 1
+        elif match[0] == "}":
+            depth -= 1
+            if depth == 0:
+                return text[content + 1 : match.start()].strip(), match.end()
+    return None
+
+
+def _joins(between: str) -> bool:
+    """Tell whether two boxes with this text between them are parts of one list."""
+    if len(between) > MAX_CONNECTOR_CHARS:
+        return False
+    if _SEPARATORS.fullmatch(between):
+        return "\n" not in between or any(mark in between for mark in (",", ";", "and", "or"))
+    return bool(_ENDS_IN_AND.search(between)) and not _SENTENCE_END.search(between)
+
+
+def _unboxed(text: str) -> str | None:
+    tags = _ANSWER_TAG.findall(text[-MAX_TAIL_CHARS:])
+    if tags:
+        return tags[-1].strip() or None
+    if "####" in text:
+        return text[text.rfind("####") + 4 :].strip().split("\n")[0] or None
+    text = text.replace("**", "")
+    if len(text) > MAX_TAIL_CHARS:
+        whole_number = text.strip().lstrip("-")
+        if whole_number.isascii() and whole_number.isdigit():
+            return text.strip()
+        text = text[-MAX_TAIL_CHARS:]
+    anchors = list(_ANCHOR.finditer(text))
+    if not is_prose(text):
+        tail = text[anchors[-1].end() :].strip(" \n") if anchors else ""
+        return tail or text or None
+    text = re.sub(r"\s*I hope it is correct\.?\s*\Z", "", text)
+    anchors = list(_ANCHOR.finditer(text))
+    if anchors:
+        tail = text[anchors[-1].end() :].strip()
+        if any(char.isalnum() for char in tail):
+            return tail if not is_prose(tail) else _last_formula(_first_sentence(tail)) or _last_formula(tail)
+    return _last_formula(text) or text
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[^\d\s])[.!?]\s|\n|(?<=\d)\.\s|。", text, maxsplit=1)[0]
+
+
+def _last_formula(text: str) -> str | None:
+    """Return the last formula between dollars (or the like) or the last number, whichever ends later."""
+    formula, end = None, -1
+    for match in _MATH.finditer(text):
+        content = match[match.lastindex]
+        if not is_prose(content) and content.strip():
+            formula, end = content, match.end()
+    number = _CJK_NUMBER if _CJK.search(text) else _NUMBER
+    for match in number.finditer(text, max(end, 0)):
+        formula = match[0]
+    return formula.strip() if formula else None
