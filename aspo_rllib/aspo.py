@@ -27,11 +27,13 @@ from aspo_rllib.checkpoints import whole_folder
 from aspo_rllib.config import ASPOConfig, GRPOConfig
 from aspo_rllib.env_runner import load_tokenizer, sample_groups
 from aspo_rllib.metrics import merge_updates, rollout_metrics
+from aspo_rllib.prompts import PromptEncoder
 from aspo_rllib.task_order import TaskOrder
 from aspo_rllib.types import RolloutGroup, TrainBatch
 
 PROBE_PROMPTS = 8
 PROBE_TOKENS = 16
+MAX_RESAMPLING = 4  # times batch_prompts, before graders that fail end the run
 
 
 class ASPO(Algorithm):
@@ -44,7 +46,7 @@ class ASPO(Algorithm):
     def training_step(self) -> None:
         """One iteration: sample -> advantages -> update -> sync, each timed."""
         with self._timed("sample"):
-            groups = sample_groups(self.env_runner_group, self.task_order.lease(self.config.batch_prompts))
+            groups = self._sample()
         with self._timed("batch"):
             batches = self._train_batches(groups)
         if batches:
@@ -54,31 +56,58 @@ class ASPO(Algorithm):
                 self._sync_weights()
                 self._check_sync(groups)
         self._log_rollouts(groups)
+        self.latest_groups = groups  # for callbacks
+
+    def _sample(self) -> list[RolloutGroup]:
+        """A whole batch of groups: a prompt on whose completions the grader itself failed is replaced by the next."""
+        wanted, fewest = self.config.batch_prompts, min(2, self.config.group_size)
+        start = self.task_order.position
+        sampled: list[RolloutGroup] = []
+        groups: list[RolloutGroup] = []
+        while len(groups) < wanted:
+            if len(sampled) >= MAX_RESAMPLING * wanted:
+                raise RuntimeError(
+                    f"Grading failed, after a second try each, on the completions of {len(sampled) - len(groups)} of "
+                    f"{len(sampled)} prompts, task {sampled[-1].index} among them."
+                )
+            tasks = self.task_order.lease(wanted - len(groups), fits=self._fits)
+            sampled += sample_groups(self.env_runner_group, tasks)
+            groups = [g for g in sampled if len(g.rollouts) >= fewest]
+        passed_over = self.task_order.position - start - len(sampled)
+        self._log({"grader/errors": sum(g.num_ungraded for g in sampled), "tasks/overlong": passed_over})
+        return groups
+
+    def _fits(self, index: int) -> bool:
+        return self.prompts.num_tokens(index) <= self.config.max_prompt_tokens
 
     def _train_batches(self, groups: list[RolloutGroup]) -> list[TrainBatch]:
         """Filter on correctness, shape the rewards, normalise in groups: one batch per learner, [] if none is left."""
         config = self.config
-        correct = np.array([[r.correct for r in g.rollouts] for g in groups])
-        used = informative_groups(correct) if config.drop_uniform_groups else np.ones(len(groups), dtype=bool)
-        self._log({"groups/used_frac": used.mean()})
-        kept = [g for g, use in zip(groups, used, strict=True) if use]
+        kept = groups
+        if config.drop_uniform_groups:
+            kept = [g for g in groups if informative_groups([[r.correct for r in g.rollouts]])[0]]
+        self._log({"groups/used_frac": len(kept) / len(groups)})
         if not kept:
             return []
-        rewards = np.array([[r.reward for r in g.rollouts] for g in kept])
-        rewards = rewards + overlong_penalty(
-            [[len(r.completion_ids) for r in g.rollouts] for g in kept],
-            max_completion_tokens=config.max_completion_tokens,
-            buffer_tokens=config.overlong_buffer_tokens,
-            factor=config.overlong_penalty_factor,
-        )
         return build_train_batches(
             kept,
-            group_advantages(rewards, normalize_std=config.method.normalize_std),
+            [self._advantages(g) for g in kept],
             num_learners=config.num_learners,
             minibatch_prompts=config.minibatch_prompts,
             max_tokens_per_microbatch=config.max_tokens_per_microbatch,
             cost=COSTS[self._layout],
         )
+
+    def _advantages(self, group: RolloutGroup) -> np.ndarray:
+        config = self.config
+        penalties = overlong_penalty(
+            [len(r.completion_ids) for r in group.rollouts],
+            max_completion_tokens=config.max_completion_tokens,
+            buffer_tokens=config.overlong_buffer_tokens,
+            factor=config.overlong_penalty_factor,
+        )
+        rewards = np.array([r.reward for r in group.rollouts]) + penalties
+        return group_advantages([rewards], normalize_std=config.method.normalize_std)[0]
 
     def _update(self, batches: list[TrainBatch]) -> None:
         # RLlib would cut a single `batch` for remote learners itself; theirs come as a list.
@@ -129,22 +158,26 @@ class ASPO(Algorithm):
 
     def setup(self, config: ASPOConfig) -> None:
         # What can be wrong with env and tokenizer is found here, before any engine boots.
-        load_tokenizer(self.config)
+        self.prompts = self._prompts_of(self.config)
         print(self.config.plan(), flush=True)
-        self.task_order = TaskOrder(self._num_tasks(self.config), seed=self.config.seed or 0)
+        self.task_order = TaskOrder(len(self.prompts), seed=self.config.seed or 0)
+        self.latest_groups: list[RolloutGroup] = []
         self._latest_evaluation: dict[str, Any] = {}
         super().setup(config)
-        self.num_evaluation_tasks = self._num_tasks(self.evaluation_config)
+        self.evaluation_prompts = self._prompts_of(self.evaluation_config)
         self._layout = self.learner_group.on_all(lambda learner: learner.layout)[0]
         # RLlib's initial sync is skipped when connector states are not broadcast.
         self._sync_weights()
 
-    def _num_tasks(self, config) -> int:
+    def _prompts_of(self, config) -> PromptEncoder:
         env = self.env_creator(EnvContext(config.env_config, worker_index=0))
-        try:
-            return len(env.unwrapped)
-        finally:
-            env.close()
+        tokenizer, _ = load_tokenizer(config)
+        return PromptEncoder(env, tokenizer)
+
+    def cleanup(self) -> None:
+        super().cleanup()
+        self.prompts.close()
+        self.evaluation_prompts.close()
 
     @staticmethod
     def _get_env_id_and_creator(env_specifier, config):

@@ -56,6 +56,8 @@ class ASPOConfig(TextAlgorithmConfig):
         self.temperature = 1.0
         self.top_p = 1.0
         self.max_completion_tokens = 1024
+        self.num_graders: int | None = None
+        self.grader_timeout_s = 120.0
 
         # training()
         self.loss: str | Loss | Callable = "aspo"
@@ -118,7 +120,8 @@ class ASPOConfig(TextAlgorithmConfig):
             model: Folder or hub id of a Hugging Face causal LM. Stored as `llm_model`.
             dtype: "float32" or "bfloat16": compute type of the engine and of the learner's forward and backward pass.
                 Master weights and gradient reduction stay float32.
-            max_prompt_tokens: Longest templated prompt, >= 1 (paper: 2048). A longer prompt is an error.
+            max_prompt_tokens: Longest templated prompt, >= 1 (paper: 2048). Tasks with a longer one are passed over and
+                counted.
             chat_template: Jinja chat template; None takes the tokenizer's own.
                 `"{{ messages[-1]['content'] }}"` gives the bare prompt to a base model.
             trust_remote_code: Whether code in the model's folder may run.
@@ -145,9 +148,11 @@ class ASPOConfig(TextAlgorithmConfig):
         temperature: float = NotProvided,
         top_p: float = NotProvided,
         max_completion_tokens: int = NotProvided,
+        num_graders: int | None = NotProvided,
+        grader_timeout_s: float = NotProvided,
         **unknown: Any,
     ) -> Self:
-        """How completions are drawn. For evaluation, override these in `evaluation_config`.
+        """How completions are drawn and graded. For evaluation, override these in `evaluation_config`.
 
         Args:
             group_size: Completions per prompt (G), >= 1 (paper: 16). With 1 there is no baseline to compare with.
@@ -155,6 +160,10 @@ class ASPOConfig(TextAlgorithmConfig):
             top_p: In (0, 1] (paper: 1.0). Below 1 the engine's logprobs are renormalised over the kept tokens and
                 differ from the learner's.
             max_completion_tokens: Longest completion, >= 1 (paper: 32768 for 1.5B models).
+            num_graders: Worker processes per env runner that grade on copies of the env while the engine generates,
+                >= 1. None: as many as the runner has CPUs (`num_cpus_per_env_runner`).
+            grader_timeout_s: Longest time for one completion, > 0; then it earns 0 and counts as a timeout. A last
+                resort: the graders of `envs` have tighter limits of their own.
         """
         return self._set("sampling", dict(locals()))
 
@@ -309,6 +318,11 @@ class ASPOConfig(TextAlgorithmConfig):
     def steps_per_iteration(self) -> int:
         """Optimizer steps per iteration when no group is dropped."""
         return self.num_epochs * -(-self.batch_prompts // self.minibatch_prompts)
+
+    @property
+    def graders(self) -> int:
+        """Grading workers of one env runner."""
+        return self.num_graders or max(1, int(self.num_cpus_per_env_runner))
 
     @property
     def max_model_len(self) -> int:

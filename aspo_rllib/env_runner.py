@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.utils import _gym_env_creator
 from ray.rllib.utils import force_list
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
@@ -21,9 +23,12 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 
 from aspo_rllib import weight_sync
 from aspo_rllib.engine import Completion, VLLMEngine
+from aspo_rllib.prompts import Prompt, PromptEncoder
 from aspo_rllib.types import Rollout, RolloutGroup
+from envs.grading.pool import Graded, GradingPool, ungraded
 
 CPU_KV_CACHE_BYTES = 1 << 28
+GRADING_POLL_S = 1.0
 _TRAINING, _EVALUATION = 0, 1  # streams of request seeds
 
 
@@ -34,7 +39,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         super().__init__(config=config, **kwargs)
         self._env_creator = env_creator
         self._callbacks = [cls() for cls in force_list(config.callbacks_class)]
-        self._envs: dict[str, gym.Env] = {}
+        self._tasks: dict[str, tuple[PromptEncoder, GradingPool]] = {}
         self._base_seed = config.seed if config.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._weights: weight_sync.WeightsHandle | None = None
         self.tokenizer, self.stop_token_ids = load_tokenizer(config)
@@ -46,41 +51,43 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
     def sample(
         self, *, tasks: Sequence[tuple[int, int]] = (), config: AlgorithmConfig | None = None, **kwargs
     ) -> list[RolloutGroup]:
-        """Generate and grade `group_size` completions for each task.
+        """Generate and grade `group_size` completions for each task; grading goes on beside generation.
 
         Args:
             tasks: (position, index) as `TaskOrder.lease` gives them.
             config: Whose env_config and sampling settings to use; None: the runner's own. Evaluation passes its own.
 
-        Returns one whole group per task, in the order of `tasks`.
+        Returns one group per task, in the order of `tasks`. Raises ValueError for a prompt that is too long.
         """
         config = config or self.config
-        env = self._env_for(config)
-        prompts = [self._prompt(env, index, config) for _, index in tasks]
-        finished: dict[str, Rollout] = {}
-        pending: set[str] = set()
+        encoder, pool = self._tasks_of(config)
+        prompts = [self._encode(encoder, index, config) for _, index in tasks]
+        completions: dict[tuple[int, int], tuple[Completion, str]] = {}
+        graded: dict[tuple[int, int], Graded] = {}
+        running: dict[str, tuple[int, int]] = {}
         try:
             for n, (position, _) in enumerate(tasks):
                 for g in range(config.group_size):
-                    pending.add(f"{n}/{g}")
-                    self._submit(f"{n}/{g}", prompts[n][1], config, self._request_seed(config, position, g))
-            while pending:
+                    running[f"{n}/{g}"] = (n, g)
+                    self._submit(f"{n}/{g}", prompts[n].ids, config, self._request_seed(config, position, g))
+            while running:
                 for completion in self.engine.step():
-                    n = int(completion.request_id.split("/")[0])
-                    finished[completion.request_id] = self._grade(env, tasks[n][1], prompts[n], completion)
-                    pending.remove(completion.request_id)
+                    n, g = running.pop(completion.request_id)
+                    text = self.tokenizer.decode(completion.completion_ids, skip_special_tokens=True)
+                    completions[n, g] = (completion, text)
+                    pool.submit((n, g), tasks[n][1], text)
+                graded |= dict(pool.collect())
+            while pool.pending:
+                graded |= dict(pool.collect(wait_s=GRADING_POLL_S))
         finally:
-            # After an error: what is still running must not come back as an answer to the next call.
-            self.engine.abort(pending)
-        groups = [
-            RolloutGroup(
-                position=position,
-                index=index,
-                prompt=prompts[n][0],
-                rollouts=tuple(finished[f"{n}/{g}"] for g in range(config.group_size)),
-            )
-            for n, (position, index) in enumerate(tasks)
-        ]
+            # After an error: what is still under way must not come back as an answer to the next call.
+            self.engine.abort(set(running))
+            pool.clear()
+        groups = []
+        for n, (position, index) in enumerate(tasks):
+            verdicts = [(*completions[n, g], graded[n, g]) for g in range(config.group_size)]
+            rollouts = tuple(self._rollout(prompts[n], *v) for v in verdicts if not ungraded(v[-1]))
+            groups.append(RolloutGroup(position, index, prompts[n].text, rollouts, len(verdicts) - len(rollouts)))
         make_callback(
             "on_sample_end",
             callbacks_objects=self._callbacks,
@@ -108,42 +115,27 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         }
         self.engine.submit(request_id, prompt_ids, seed=seed, **(settings | overrides))
 
-    def _prompt(self, env: gym.Env, index: int, config) -> tuple[str, np.ndarray]:
-        """The env's prompt for a task, and its chat-templated token ids."""
-        prompt, info = env.reset(options={"index": index})
-        messages = list(info.get("history", ()))
-        system = getattr(env.unwrapped, "system_prompt", None)
-        if system and not any(message["role"] == "system" for message in messages):
-            messages.insert(0, {"role": "system", "content": system})
-        ids = self.tokenizer.apply_chat_template(
-            [*messages, {"role": "user", "content": prompt}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-        )["input_ids"]
-        if len(ids) > config.max_prompt_tokens:
+    def _encode(self, encoder: PromptEncoder, index: int, config) -> Prompt:
+        prompt = encoder.encode(index)
+        if len(prompt.ids) > config.max_prompt_tokens:
             raise ValueError(
                 f"max_prompt_tokens={config.max_prompt_tokens}: the prompt of task {index} of {config.env} has "
-                f"{len(ids)} tokens. Raise max_prompt_tokens or leave the task out."
+                f"{len(prompt.ids)} tokens."
             )
-        return prompt, np.asarray(ids, dtype=np.int32)
+        return prompt
 
-    def _grade(self, env: gym.Env, index: int, prompt: tuple[str, np.ndarray], completion: Completion) -> Rollout:
-        text = self.tokenizer.decode(completion.completion_ids, skip_special_tokens=True)
-        asked, _ = env.reset(options={"index": index})
-        assert asked == prompt[0], f"task {index} of {self.config.env} asks something else on every reset"
-        _, reward, terminated, _, info = env.step(text)
-        assert terminated, "a single-turn env ends after one step"
+    def _rollout(self, prompt: Prompt, completion: Completion, text: str, graded: Graded) -> Rollout:
+        assert graded.prompt in (prompt.text, None), f"a task of {self.config.env} asks something else on every reset"
         return Rollout(
-            prompt_ids=prompt[1],
+            prompt_ids=prompt.ids,
             completion_ids=completion.completion_ids,
             sampler_logprobs=completion.sampler_logprobs,
             finish_reason=completion.finish_reason,
             completion=text,
-            reward=float(reward),
-            correct=bool(info.get("correct", reward > 0)),  # envs made elsewhere may know rewards only
+            reward=graded.reward,
+            correct=bool(graded.info.get("correct", graded.reward > 0)),  # envs made elsewhere may know rewards only
             weights_version=self.weights_version,
-            info=info,
+            info=prompt.info | graded.info,
         )
 
     def _request_seed(self, config, position: int, g: int) -> int:
@@ -181,15 +173,19 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
     # ---- env, engine, life cycle -----------------------------------------------------------------------------
 
     def make_env(self) -> None:
-        """(Re)create the training env."""
-        self._envs.clear()
-        self.env = self._env_for(self.config)
+        """(Re)create the training env and the workers that grade on copies of it."""
+        self._close_envs()
+        encoder, _ = self._tasks_of(self.config)
+        self.env = encoder.env
 
-    def _env_for(self, config) -> gym.Env:
+    def _tasks_of(self, config) -> tuple[PromptEncoder, GradingPool]:
+        """The env of a config, as a source of prompts and as copies that grade; made once."""
         key = repr(sorted(config.env_config.items()))
-        if key not in self._envs:
+        if key not in self._tasks:
             context = EnvContext(config.env_config, worker_index=self.worker_index, num_workers=self.num_workers)
-            self._envs[key] = self._env_creator(context)
+            pool = GradingPool(self._maker_of_copies(context), config.graders, config.grader_timeout_s)
+            env = self._env_creator(context)
+            self._tasks[key] = (PromptEncoder(env, self.tokenizer), pool)
             make_callback(
                 "on_environment_created",
                 callbacks_objects=self._callbacks,
@@ -197,11 +193,24 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
                 kwargs={
                     "env_runner": self,
                     "metrics_logger": self.metrics,
-                    "env": self._envs[key].unwrapped,
+                    "env": env.unwrapped,
                     "env_context": context,
                 },
             )
-        return self._envs[key]
+        return self._tasks[key]
+
+    def _maker_of_copies(self, context: EnvContext) -> Callable[[], gym.Env]:
+        creator = self._env_creator
+        if isinstance(creator, partial) and creator.func is _gym_env_creator:
+            # The same env without RLlib, whose import would take each grading worker seconds.
+            return partial(gym.make, creator.keywords["env_descriptor"], **context)
+        return partial(creator, context)
+
+    def _close_envs(self) -> None:
+        for encoder, pool in self._tasks.values():
+            pool.close()
+            encoder.close()
+        self._tasks.clear()
 
     def _make_engine(self) -> VLLMEngine:
         config = self.config
@@ -232,8 +241,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
 
     def stop(self) -> None:
         self.engine.close()
-        for env in self._envs.values():
-            env.close()
+        self._close_envs()
 
 
 def load_tokenizer(config) -> tuple[PreTrainedTokenizerBase, list[int]]:

@@ -103,7 +103,6 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "length/max": float(max(len(r.completion_ids) for r in rollouts)),
         "length/truncated_frac": float(np.mean([r.finish_reason == "length" for r in rollouts])),
         "repetition/frac": float(np.mean([repetition(r.completion) for r in rollouts])),
-        "grader/errors": float(sum(r.info.get("grade_status") == "sandbox_error" for r in rollouts)),
         "grader/timeouts": float(sum(r.info.get("grade_status") == "timeout" for r in rollouts)),
         "grader/seconds": float(sum(r.info.get("grade_seconds", 0.0) for r in rollouts)),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -23,11 +24,22 @@ class TaskOrder:
             lambda epoch: np.random.default_rng([seed, epoch]).permutation(num_tasks)
         )
 
-    def lease(self, n: int) -> list[tuple[int, int]]:
-        """The next `n` tasks as (position, index)."""
-        tasks = []
-        for position in range(self.position, self.position + n):
-            epoch, offset = divmod(position, self.num_tasks)
-            tasks.append((position, int(self._permutation(epoch)[offset])))
-        self.position += n
+    def lease(self, n: int, fits: Callable[[int], bool] = lambda index: True) -> list[tuple[int, int]]:
+        """The next `n` tasks that fit as (position, index); the others are passed over.
+
+        Raises ValueError when a whole epoch holds no task that fits.
+        """
+        tasks: list[tuple[int, int]] = []
+        passed_over = 0
+        while len(tasks) < n:
+            epoch, offset = divmod(self.position, self.num_tasks)
+            index = int(self._permutation(epoch)[offset])
+            if fits(index):
+                tasks.append((self.position, index))
+                passed_over = 0
+            else:
+                passed_over += 1
+            self.position += 1
+            if passed_over == self.num_tasks:
+                raise ValueError(f"num_tasks={self.num_tasks}: not one of the tasks fits.")
         return tasks

@@ -39,16 +39,18 @@ class Rollout:
 
 @dataclass(frozen=True)
 class RolloutGroup:
-    """All G rollouts of one prompt: whole, or absent.
+    """The rollouts of one prompt: all G, but for those whose grading failed through no fault of theirs.
 
     position: how many prompts the run had drawn before this one; it seeds the group's sampling.
     index: the task's index in the env.
+    num_ungraded: completions that are missing here, since the grader itself failed on them, twice.
     """
 
     position: int
     index: int
     prompt: str
     rollouts: tuple[Rollout, ...]
+    num_ungraded: int = 0
 
 
 @dataclass(frozen=True)

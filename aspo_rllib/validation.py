@@ -26,6 +26,8 @@ _RANGES = [
     ("group_size", "an int >= 1", lambda v: _is_int(v) and v >= 1),
     ("top_p", "in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1),
     ("max_completion_tokens", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    ("num_graders", "an int >= 1, or None", lambda v: v is None or (_is_int(v) and v >= 1)),
+    ("grader_timeout_s", "> 0", lambda v: _is_number(v) and v > 0),
     ("batch_prompts", "an int >= 1", lambda v: _is_int(v) and v >= 1),
     ("minibatch_prompts", "an int >= 1", lambda v: _is_int(v) and v >= 1),
     ("num_epochs", "an int >= 1", lambda v: _is_int(v) and v >= 1),

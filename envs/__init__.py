@@ -11,7 +11,12 @@ The second form needs no import by the caller, so it also works in a process tha
 
 import gymnasium
 
-_ENTRY_POINTS = {"aspo/Arithmetic-v0": "envs.arithmetic:ArithmeticEnv"}
+_ENTRY_POINTS = {
+    "aspo/Arithmetic-v0": "envs.arithmetic:ArithmeticEnv",
+    "aspo/Code-v0": "envs.code:CodeEnv",
+    "aspo/Math-v0": "envs.math:MathEnv",
+    "aspo/Reasoning-v0": "envs.reasoning:ReasoningEnv",
+}
 
 
 def register_envs() -> None:

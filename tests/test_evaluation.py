@@ -8,13 +8,14 @@ import pytest
 from aspo_rllib.evaluation import summarize
 
 
-def groups(verdicts, lengths=1, finish_reason="stop"):
+def groups(verdicts, lengths=1, finish_reason="stop", num_ungraded=0):
     return [
         SimpleNamespace(
+            num_ungraded=num_ungraded,
             rollouts=[
                 SimpleNamespace(correct=bool(v), completion_ids=np.zeros(lengths), finish_reason=finish_reason)
                 for v in row
-            ]
+            ],
         )
         for row in verdicts
     ]
@@ -32,6 +33,14 @@ def test_accuracy_is_the_mean_over_prompts_with_its_standard_error():
 def test_truncated_completions_are_counted():
     results = summarize(groups([[0, 0]], lengths=8, finish_reason="length"))
     assert results["truncated_frac"] == 1 and results["length_mean"] == 8
+
+
+def test_prompts_that_could_not_be_graded_are_left_out_and_counted():
+    # The second prompt lost one of its completions: its mean over the other one is not avg@2.
+    results = summarize(groups([[1, 0]]) + groups([[1]], num_ungraded=1))
+    assert (results["accuracy"], results["num_prompts"], results["ungraded_prompts"]) == (0.5, 1, 1)
+    with pytest.raises(RuntimeError, match="Grading failed on all 2 prompts"):
+        summarize(groups([[1], [0]], num_ungraded=1))
 
 
 @pytest.mark.slow

@@ -57,3 +57,15 @@ def test_it_resumes_from_its_position(position):
 def test_an_env_without_tasks_is_refused():
     with pytest.raises(ValueError, match="num_tasks=0"):
         TaskOrder(0, seed=0)
+
+
+def test_tasks_that_do_not_fit_are_passed_over_and_the_position_knows():
+    order, even = TaskOrder(num_tasks=10, seed=1), TaskOrder(num_tasks=10, seed=1)
+    tasks = even.lease(7, fits=lambda index: index % 2 == 0)
+    assert tasks == [task for task in order.lease(even.position) if task[1] % 2 == 0]
+    assert len(tasks) == 7 and even.position > 10  # five of ten fit: the second epoch was needed
+
+
+def test_no_task_that_fits_is_an_error_and_not_an_endless_search():
+    with pytest.raises(ValueError, match="num_tasks=10: not one of the tasks fits"):
+        TaskOrder(num_tasks=10, seed=1).lease(1, fits=lambda index: False)

@@ -71,7 +71,9 @@ class CodeTests:
                 raise ValueError("check is empty: there is nothing to assert")
             return
         if not self.inputs or len(self.inputs) != len(self.outputs):
-            raise ValueError(f"{len(self.inputs)} inputs and {len(self.outputs)} outputs: one each per test, at least one")
+            raise ValueError(
+                f"{len(self.inputs)} inputs and {len(self.outputs)} outputs: one each per test, at least one"
+            )
         if self.kind == "call" and not self.fn_name:
             raise ValueError("fn_name is missing: a call needs the name of a function")
 

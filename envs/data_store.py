@@ -1,0 +1,141 @@
+"""Tasks on disk: one Arrow file that every process maps into memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from operator import index as as_index
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from envs.data_report import LoadReport
+from envs.grading.answers import answer_from_json
+from envs.text_env import Task
+
+TASKS_FILE = "tasks.arrow"
+
+_SCHEMA = pa.schema(
+    {
+        "prompt": pa.large_string(),
+        "answer": pa.large_string(),  # answer_to_json
+        "data_source": pa.string(),
+        "history": pa.large_string(),  # JSON
+        "file": pa.int32(),  # index into LoadReport.files
+        "row": pa.int64(),  # line, from 1, or index, from 0: Row.number
+    }
+)
+_BATCH_ROWS = 4096
+_BATCH_CHARS = 1 << 24
+
+
+class TaskTable(Sequence[Task]):
+    """The tasks of a store: `len(table)`, `table[3]`, iteration.
+
+    Nothing is read before it is asked for, and all processes of a machine share the pages that were. Pickles as the
+    path of the store, so the store has to be there where it is unpickled.
+
+    Args:
+        folder: the store.
+        limit: how many tasks to show, the first ones; None for all.
+
+    Attributes:
+        report: the `LoadReport`.
+    """
+
+    def __init__(self, folder: str | Path, limit: int | None = None):
+        self._arguments = (str(folder), limit)
+        self.report = LoadReport.read(Path(folder))
+        self._columns = pa.ipc.open_file(pa.memory_map(str(Path(folder, TASKS_FILE)))).read_all()
+        self._len = min(self.report.kept, self.report.kept if limit is None else limit)
+
+    def __len__(self) -> int:
+        return self._len
+
+    def __getitem__(self, index: int) -> Task:
+        """Return a task; negative indices count from the end, as in a list."""
+        row = self._row(index)
+        return Task(
+            prompt=self._value("prompt", row),
+            answer=answer_from_json(self._value("answer", row)),
+            data_source=self._value("data_source", row),
+            history=tuple(json.loads(self._value("history", row))),
+        )
+
+    def origin(self, index: int) -> tuple[str, int]:
+        """Return where a task came from: a name out of `report.files`, and the number of the line or row there."""
+        row = self._row(index)
+        return self.report.files[self._value("file", row)], self._value("row", row)
+
+    def __reduce__(self):
+        return TaskTable, self._arguments
+
+    def __repr__(self) -> str:
+        return f"TaskTable({', '.join(map(repr, self._arguments))})"
+
+    def _row(self, index: int) -> int:
+        row = as_index(index)
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"index={row} is not in a table of {len(self)} tasks")
+        return row % len(self)
+
+    def _value(self, column: str, row: int) -> str | int:
+        return self._columns[column][row].as_py()
+
+
+class StoreWriter:
+    """Writes the Arrow file of a store in batches. A context manager; the file is whole after it."""
+
+    def __init__(self, folder: Path):
+        self._file = pa.OSFile(str(folder / TASKS_FILE), "wb")
+        self._writer = pa.ipc.new_file(self._file, _SCHEMA)
+        self._rows: list[tuple] = []
+        self._chars = 0
+
+    def add(self, task: Task, answer: str, history: str, file: int, row: int) -> None:
+        """Append a task, with its answer and its history as JSON."""
+        self._rows.append((task.prompt, answer, task.data_source, history, file, row))
+        self._chars += len(task.prompt) + len(answer) + len(history)
+        if len(self._rows) == _BATCH_ROWS or self._chars > _BATCH_CHARS:
+            self._flush()
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._flush()
+        self._writer.close()
+        self._file.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            arrays = [
+                pa.array(values, field.type)
+                for values, field in zip(zip(*self._rows, strict=True), _SCHEMA, strict=True)
+            ]
+            self._writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+        self._rows, self._chars = [], 0
+
+
+def origins(folder: Path, rows: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield `file` and `row` of some rows of a store."""
+    with pa.memory_map(str(folder / TASKS_FILE)) as source:
+        table = pa.ipc.open_file(source).read_all().select(["file", "row"]).take(rows)
+        yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+def keep_rows(folder: Path, keep: np.ndarray) -> None:
+    """Rewrite the Arrow file of a store with the rows where `keep` is true."""
+    path = folder / TASKS_FILE
+    shorter = path.with_suffix(".shorter")
+    with pa.memory_map(str(path)) as source, pa.OSFile(str(shorter), "wb") as target:
+        reader = pa.ipc.open_file(source)
+        with pa.ipc.new_file(target, _SCHEMA) as writer:
+            start = 0
+            for batch in map(reader.get_batch, range(reader.num_record_batches)):
+                stop = start + batch.num_rows
+                writer.write_batch(batch.filter(pa.array(keep[start:stop])))
+                start = stop
+    os.replace(shorter, path)

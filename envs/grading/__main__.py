@@ -1,0 +1,133 @@
+"""Grade a file of cases whose verdicts are known: `python -m envs.grading math FILE.jsonl`, `... code FOLDER`.
+
+A math case is a line {"gold": "1/2", "answer": "\\\\boxed{0.5}", "expected": true}; gold may be a list of acceptable
+answers. Rows with "policy": true depend on a convention: they are shown when they disagree, and do not count.
+
+A folder of programs holds `expected.json`, which says what each of them is to do and whether it is right:
+
+    {"task": {"stdin": {"tests": [{"input": "1\\n", "output": "1\\n"}]},
+              "call": {"fn_name": "solve", "inputs": ["[1, 2]"], "outputs": ["3"]},
+              "assert": {"entry_point": "add", "test": "def check(candidate): ..."}},
+     "limits": {"wall_s": 4, "cpu_s": 3, "memory_mb": 512, "output_bytes": 1048576},
+     "files": {"a.py": {"mode": "stdin", "expect": "pass"}, "b.py": {"mode": "call", "expect": "fail"}}}
+
+Inputs and outputs of calls are the JSON of the one argument and of the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from envs.grading.answers import CodeTests, MathAnswer
+from envs.grading.code_grader import CodeGrader, Limits
+from envs.grading.math_grader import MathGrader
+from envs.text_env import Grade
+
+_SHOWN_CHARS = 100
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case and what the grader said: `what` describes it in a line, `counts` is false for matters of policy."""
+
+    name: str
+    what: str
+    expected: bool
+    grade: Grade
+    counts: bool = True
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the grader came to the expected verdict."""
+        return self.grade.correct == self.expected
+
+
+def math_cases(path: Path) -> Iterator[Case]:
+    """Grade the pairs of a JSONL file.
+
+    Raises:
+        ValueError: for a line that is no case, with its number.
+    """
+    with MathGrader() as grader, path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                golds, answer, expected = row["gold"], row["answer"], row["expected"]
+                gold = MathAnswer(tuple(golds) if isinstance(golds, list) else (golds,))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}, line {number}: {error!r}; a case has gold, answer and expected") from None
+            name = row.get("id") or row.get("name") or f"line {number}"
+            what = f"gold {_short(golds)}, answer {_short(answer)}"
+            yield Case(name, what, bool(expected), grader.grade_text(gold, answer), not row.get("policy"))
+
+
+def code_cases(folder: Path) -> Iterator[Case]:
+    """Run the programs of a folder, as its `expected.json` says.
+
+    Raises:
+        ValueError: for a program that is not there, or a mode without a task.
+    """
+    spec = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    known = {field.name for field in fields(Limits)}
+    limits = Limits(**{name: value for name, value in spec.get("limits", {}).items() if name in known})
+    tests = {mode: _tests(mode, task) for mode, task in spec["task"].items()}
+    with CodeGrader(limits) as grader:
+        for name, case in spec["files"].items():
+            if case["mode"] not in tests:
+                raise ValueError(f"{name}: mode={case['mode']!r} is not one of {', '.join(tests)}")
+            if not (folder / name).is_file():
+                raise ValueError(f"{name}: there is no such program in {folder}")
+            # Programs come as they are, with bytes that are no UTF-8 too.
+            program = (folder / name).read_bytes().decode("utf-8", errors="surrogateescape")
+            grade = grader.grade_program(tests[case["mode"]], program)
+            yield Case(name, case["mode"], case["expect"] == "pass", grade)
+
+
+def _tests(mode: str, task: dict[str, Any]) -> CodeTests:
+    if mode == "stdin":
+        cases = task["tests"]
+        return CodeTests("stdin", tuple(c["input"] for c in cases), tuple(c["output"] for c in cases))
+    if mode == "call":
+        inputs = tuple(json.dumps([json.loads(argument)]) for argument in task["inputs"])
+        return CodeTests("call", inputs, tuple(task["outputs"]), fn_name=task["fn_name"])
+    if mode == "assert":
+        return CodeTests("assert", fn_name=task["entry_point"], check=task["test"])
+    raise ValueError(f"task {mode!r} is not one of stdin, call, assert")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS // 2]} ... {text[-_SHOWN_CHARS // 2 :]}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print every disagreement and, last, `right/total`; return 1 if there is one that counts, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m envs.grading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    kinds.add_parser("math", help="pairs of gold and answer").add_argument("path", type=Path, metavar="FILE.jsonl")
+    kinds.add_parser("code", help="programs").add_argument("path", type=Path, metavar="FOLDER")
+    args = parser.parse_args(arguments)
+    if not args.path.exists():
+        parser.error(f"{args.path} does not exist")
+    right = total = 0
+    for case in (math_cases if args.kind == "math" else code_cases)(args.path):
+        if not case.agrees:
+            kind = "" if case.counts else " (policy)"
+            verdict = f"expected {case.expected}, got {case.grade.correct} ({case.grade.status})"
+            print(f"{case.name}{kind}: {verdict}: {case.what}", flush=True)
+        right += case.agrees and case.counts
+        total += case.counts
+    print(f"{right}/{total}")
+    return int(right < total)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

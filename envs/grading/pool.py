@@ -1,0 +1,241 @@
+"""Grading beside generation: copies of an env in worker processes that can be killed without losing anything."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from typing import Any
+
+import cloudpickle
+import gymnasium as gym
+
+from envs.grading.child import Child, ChildDied, ChildError
+
+# One completion is graded, the next one waits at the worker: it never idles for the time of a message.
+_QUEUE_PER_WORKER = 2
+_MAX_ATTEMPTS = 2
+_MAX_ANSWERS = 20_000
+_MAX_GROWTH_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What the env said to one completion.
+
+    Attributes:
+        prompt: what it had asked; None when no step came to an end.
+        reward, info: as `step` returned them. When no step came to an end, the reward is 0 and
+            info["grade_status"] says why: "timeout", or "sandbox_error" if worker processes died of it twice.
+    """
+
+    prompt: str | None
+    reward: float
+    info: dict[str, Any]
+
+
+def ungraded(graded: Graded) -> bool:
+    """Whether the grader itself failed, so that the verdict says nothing about the completion."""
+    return graded.info.get("grade_status") == "sandbox_error"
+
+
+@dataclass
+class _Item:
+    key: Hashable
+    index: int
+    completion: str
+    attempt: int = 1
+
+
+@dataclass
+class _Worker:
+    child: Child
+    queue: deque[_Item] = field(default_factory=deque)
+    deadline: float = 0.0  # of the first in the queue
+    failed_starts: int = 0
+
+
+class GradingPool:
+    """Grades completions on `num_workers` processes while the caller does something else.
+
+    Each worker makes an env of its own. Grading must depend on the task and the completion alone: a worker that dies
+    is replaced and its completions are graded again.
+
+    Args:
+        make_env: makes the env: a single-turn one, whose reset takes options={"index": i}.
+        num_workers: at least 1.
+        timeout_s: for one completion, above 0. It is a last resort: graders have tighter limits of their own.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    def __init__(self, make_env: Callable[[], gym.Env], num_workers: int, timeout_s: float):
+        if num_workers < 1:
+            raise ValueError(f"num_workers={num_workers} must be at least 1")
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s={timeout_s} must be above 0")
+        self._timeout_s = timeout_s
+        self._waiting: deque[_Item] = deque()
+        self._done: list[tuple[Hashable, Graded]] = []
+        self._workers = [
+            _Worker(
+                Child(
+                    "envs.grading.pool:grader",
+                    cloudpickle.dumps(make_env),
+                    max_answers=_MAX_ANSWERS,
+                    max_growth_bytes=_MAX_GROWTH_BYTES,
+                )
+            )
+            for _ in range(num_workers)
+        ]
+        for worker in self._workers:
+            worker.child.launch()
+
+    def submit(self, key: Hashable, index: int, completion: str) -> None:
+        """Have a completion of task `index` graded; `key` comes back with the verdict."""
+        self._waiting.append(_Item(key, index, completion))
+        self._dispatch()
+
+    def collect(self, wait_s: float = 0.0) -> list[tuple[Hashable, Graded]]:
+        """Return the verdicts (key, Graded) that have come in, in any order.
+
+        Args:
+            wait_s: how long to wait for the first one.
+
+        Raises:
+            RuntimeError: with the traceback, when the env raised.
+        """
+        give_up = time.monotonic() + wait_s
+        while True:
+            self._work(give_up - time.monotonic())
+            if self._done or not self.pending or time.monotonic() >= give_up:
+                done, self._done = self._done, []
+                return done
+
+    @property
+    def pending(self) -> int:
+        """Number of completions without a verdict."""
+        return len(self._waiting) + sum(len(worker.queue) for worker in self._workers)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers."""
+        return [worker.child.pid for worker in self._workers]
+
+    def clear(self) -> None:
+        """Forget every completion that has no verdict yet, and every verdict that was not collected."""
+        self._waiting.clear()
+        self._done.clear()
+        for worker in self._workers:
+            if worker.queue:
+                worker.queue.clear()
+                self._replace(worker)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._waiting.clear()
+        for worker in self._workers:
+            worker.queue.clear()
+            worker.child.close()
+
+    def _work(self, wait_s: float) -> None:
+        """Send what can be sent and read what has come in; wait for an answer, but not past a deadline."""
+        self._dispatch()
+        deadlines = [worker.deadline for worker in self._workers if worker.queue]
+        wait_s = min([wait_s, *(deadline - time.monotonic() for deadline in deadlines)])
+        readable = wait([worker.child.connection for worker in self._workers], timeout=max(wait_s, 0))
+        for worker in self._workers:
+            if worker.child.connection in readable:
+                self._read(worker)
+            elif worker.queue and time.monotonic() > worker.deadline:
+                self._give_up_first(worker, "timeout", self._timeout_s)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        for _ in range(_QUEUE_PER_WORKER):
+            for worker in self._workers:
+                if not self._waiting:
+                    return
+                if worker.child.ready and not worker.child.worn_out and len(worker.queue) < _QUEUE_PER_WORKER:
+                    self._send(worker, self._waiting.popleft())
+
+    def _send(self, worker: _Worker, item: _Item) -> None:
+        if not worker.queue:
+            worker.deadline = time.monotonic() + self._timeout_s
+        worker.queue.append(item)
+        try:
+            worker.child.submit((item.index, item.completion), self._timeout_s)
+        except ChildDied:
+            self._bury(worker)
+
+    def _read(self, worker: _Worker) -> None:
+        if not worker.child.ready:
+            self._finish_start(worker)
+            return
+        try:
+            graded = worker.child.receive()
+        except ChildDied:
+            self._bury(worker)
+            return
+        except ChildError as error:
+            worker.queue.popleft()
+            raise RuntimeError(f"the env failed in a grading worker:\n{error}") from None
+        self._done.append((worker.queue.popleft().key, graded))
+        worker.deadline = time.monotonic() + self._timeout_s
+        if worker.child.worn_out and not worker.queue:
+            self._replace(worker)
+
+    def _finish_start(self, worker: _Worker) -> None:
+        try:
+            worker.child.start()
+            worker.failed_starts = 0
+        except (ChildDied, ChildError) as failure:
+            worker.failed_starts += 1
+            if worker.failed_starts == _MAX_ATTEMPTS:
+                raise RuntimeError(f"a grading worker cannot make its env: {failure}") from None
+            worker.child.launch()
+
+    def _bury(self, worker: _Worker) -> None:
+        """A dead worker's first completion may have killed it: twice is enough. The others are innocent."""
+        if worker.queue and worker.queue[0].attempt == _MAX_ATTEMPTS:
+            self._give_up_first(worker, "sandbox_error", 0.0)
+            return
+        if worker.queue:
+            worker.queue[0].attempt += 1
+        self._replace(worker)
+
+    def _give_up_first(self, worker: _Worker, status: str, seconds: float) -> None:
+        item = worker.queue.popleft()
+        info = {
+            "index": item.index,
+            "extracted": None,
+            "correct": False,
+            "grade_status": status,
+            "grade_seconds": seconds,
+        }
+        self._done.append((item.key, Graded(prompt=None, reward=0.0, info=info)))
+        self._replace(worker)
+
+    def _replace(self, worker: _Worker) -> None:
+        """Start a new process; the old one's queue goes first."""
+        self._waiting.extendleft(reversed(worker.queue))
+        worker.queue.clear()
+        worker.child.close()
+        worker.child.launch()
+
+
+def grader(make_env: bytes) -> Callable[[tuple[int, str]], Graded]:
+    """What a worker runs: makes the env and grades (index, completion) on it."""
+    env = cloudpickle.loads(make_env)()
+
+    def grade(request: tuple[int, str]) -> Graded:
+        index, completion = request
+        prompt, _ = env.reset(options={"index": index})
+        _, reward, terminated, _, info = env.step(completion)
+        assert terminated, "a single-turn env ends after one step"
+        return Graded(prompt, float(reward), info)
+
+    return grade

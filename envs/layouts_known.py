@@ -1,0 +1,169 @@
+"""The layouts of public data sets: which columns give each one away, and how its rows are read.
+
+A new layout is one small function and one line of `LAYOUTS`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from envs.grading.answers import MathAnswer
+from envs.grading.code_formats import assertions, code_tests, decode_private_tests
+from envs.grading.exact_json import parse_json
+from envs.grading.math_text import boxed_answer
+from envs.layouts_cells import Cell, Fields, Row, cell_at, has_path, naming
+from envs.layouts_golds import comma_separated_golds, golds, worked_gold
+
+_PROMPT_COLUMNS = ("problem", "question", "Problem", "Question", "prompt", "messages")
+_GOLD_COLUMNS = ("answer", "Answer", "ground_truth", "expected_answer", "gold")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one kind of row is read.
+
+    Attributes:
+        name: what people call it.
+        columns: dotted paths that rows of this kind have.
+        read: gives the fields of such a row; "answer" may hold an Answer that is ready.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    read: Callable[[Row], Fields]
+
+
+def _rewarded(holder: str) -> Callable[[Row], Fields]:
+    def read(row: Row) -> Fields:
+        # What a row with this ability holds are tests, whatever they look like.
+        truth = "tests" if row.get("ability") == "code" else "answer"
+        return {"prompt": cell_at(row, "prompt"), truth: cell_at(row, f"{holder}.ground_truth")}
+
+    return read
+
+
+def _livecodebench(row: Row) -> Fields:
+    cases = []
+    for column in ("public_test_cases", "private_test_cases"):
+        if row.get(column):
+            cell = cell_at(row, column)
+            with naming(cell):
+                cases += parse_json(decode_private_tests(cell.text()))
+    return {"prompt": cell_at(row, "question_content"), "tests": Cell("public_test_cases", cases)} | _function(row)
+
+
+def _code_contests(row: Row) -> Fields:
+    if row.get("input_file"):
+        raise cell_at(row, "input_file").refused("nothing: programs read their standard input")
+    tests: dict[str, list] = {"inputs": [], "outputs": []}
+    for column in ("public_tests", "private_tests", "generated_tests"):
+        part = row.get(column) or {"input": [], "output": []}
+        if not isinstance(part, Mapping) or not all(isinstance(part.get(key), list) for key in ("input", "output")):
+            raise cell_at(row, column).refused("a list input and a list output")
+        tests["inputs"] += part["input"]
+        tests["outputs"] += part["output"]
+    return {"prompt": cell_at(row, "description"), "tests": Cell("public_tests", tests)} | _function(row)
+
+
+def _apps(row: Row) -> Fields:
+    return {"prompt": cell_at(row, "question"), "tests": cell_at(row, "input_output")} | _function(row)
+
+
+def _deepcoder(row: Row) -> Fields:
+    return {"prompt": cell_at(row, "problem"), "tests": cell_at(row, "tests")} | _function(row)
+
+
+def _function(row: Row) -> Fields:
+    """What code sets say about the program beside its tests."""
+    fields = {field: cell_at(row, field) for field in ("starter_code", "time_limit") if row.get(field) is not None}
+    metadata = row.get("metadata")
+    if isinstance(metadata, str) and metadata.strip():
+        with naming(Cell("metadata", metadata)):
+            metadata = parse_json(metadata)
+    if isinstance(metadata, Mapping) and metadata.get("func_name"):
+        fields["fn_name"] = Cell("metadata.func_name", metadata["func_name"])
+    return fields
+
+
+def _humaneval(row: Row) -> Fields:
+    """The prompt is the beginning of the program; what it has before the function is needed by the tests, too."""
+    test, name = cell_at(row, "test"), cell_at(row, "entry_point").text()
+    before, is_head, _ = cell_at(row, "prompt").text().partition(f"def {name}(")
+    with naming(test):
+        tests = assertions(test.text(), name)
+    return {"prompt": cell_at(row, "prompt"), "answer": Cell("test", replace(tests, prefix=before if is_head else ""))}
+
+
+def _mbpp(row: Row) -> Fields:
+    """MBPP+ has a longer test program beside the list; the first test of the list tells the function's name."""
+    cell, program = cell_at(row, "test_list"), row.get("test")
+    with naming(cell):
+        tests = code_tests(cell.value)
+        if isinstance(program, str) and tests.fn_name and tests.fn_name in program:
+            tests = assertions(program, tests.fn_name)
+    prompt = cell_at(row, "prompt" if has_path(row, "prompt") else "text")
+    asked = f"{prompt.text()}\n\nYour program must pass this test:\n\n{cell.value[0]}"
+    setup = _lines(row, "test_imports") + _lines(row, "test_setup_code")
+    tests = replace(tests, prefix="".join(f"{line}\n" for line in setup))
+    return {"prompt": Cell(prompt.column, asked), "answer": Cell(cell.column, tests)}
+
+
+def _lines(row: Row, column: str) -> list[str]:
+    if not row.get(column):
+        return []
+    cell = cell_at(row, column)
+    return [item.text() for item in (cell.items() if isinstance(cell.value, list) else [cell])]
+
+
+def _olympiadbench(row: Row) -> Fields:
+    cell, question = cell_at(row, "final_answer"), cell_at(row, "question")
+    require_all, texts = bool(row.get("is_multiple_answer")), golds(cell)
+    if require_all and len(texts) == 1:
+        texts = comma_separated_golds(Cell(cell.column, texts[0]))
+    unit = f"Give the answer in the unit {row['unit']}." if row.get("unit") else None
+    context = cell_at(row, "context").text() if row.get("context") else None
+    asked = "\n\n".join(part for part in (context, question.text(), unit) if part)
+    tolerance = None
+    if row.get("error"):
+        try:
+            tolerance = float(row["error"])
+        except (TypeError, ValueError, OverflowError):
+            raise cell_at(row, "error").refused("a number") from None
+    answer = MathAnswer(texts, require_all, tolerance)
+    return {"prompt": Cell(question.column, asked), "answer": Cell(cell.column, answer)}
+
+
+def _question_and_gold(question: str, gold: str) -> Layout:
+    def read(row: Row) -> Fields:
+        return {"prompt": cell_at(row, question), "answer": cell_at(row, gold)}
+
+    return Layout(f"{question} and {gold}", (question, gold), read)
+
+
+def _worked_solution(row: Row) -> Fields:
+    cell = cell_at(row, "solution")
+    return {"prompt": cell_at(row, "problem"), "answer": Cell(cell.column, MathAnswer(worked_gold(cell)))}
+
+
+def _trl(row: Row) -> Fields:
+    cell = cell_at(row, "solution")
+    if isinstance(cell.value, str) and "\n" in cell.value.strip() and boxed_answer(cell.value) is None:
+        raise cell.refused(r"an answer, or a solution that ends in \boxed{...}")
+    return {"prompt": cell_at(row, "prompt"), "answer": cell}
+
+
+# The first layout whose columns are all there decides.
+LAYOUTS: Sequence[Layout] = (
+    Layout("verl", ("prompt", "reward_model.ground_truth"), _rewarded("reward_model")),
+    Layout("SkyRL", ("prompt", "reward_spec.ground_truth"), _rewarded("reward_spec")),
+    Layout("LiveCodeBench", ("question_content", "public_test_cases"), _livecodebench),
+    Layout("CodeContests", ("description", "public_tests"), _code_contests),
+    Layout("HumanEval", ("prompt", "entry_point", "test"), _humaneval),
+    Layout("MBPP sanitized, MBPP+", ("prompt", "test_list"), _mbpp),
+    Layout("MBPP", ("text", "test_list"), _mbpp),
+    Layout("APPS, TACO", ("question", "input_output"), _apps),
+    Layout("DeepCoder", ("problem", "tests"), _deepcoder),
+    Layout("OlympiadBench", ("question", "final_answer"), _olympiadbench),
+    *(_question_and_gold(question, gold) for question in _PROMPT_COLUMNS for gold in _GOLD_COLUMNS),
+    Layout("MATH, Minerva", ("problem", "solution"), _worked_solution),
+    Layout("TRL", ("prompt", "solution"), _trl),
+)
