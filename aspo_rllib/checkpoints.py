@@ -14,13 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_model_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from transformers import AutoTokenizer
 
 from aspo_rllib.model import Policy
@@ -51,9 +45,12 @@ def save_state(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     counters: dict[str, int],
-    reference: Policy | None = None,
+    reference: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights, optimizer state, counters and a moving reference as DCP shards. Collective: every rank calls."""
+    """Write weights, optimizer state, counters and a moving reference as DCP shards. Collective: every rank calls.
+
+    reference: its tensors by name, this rank's shards.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # with no_dist that is the intent
         dcp.save(
@@ -68,11 +65,12 @@ def load_state(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     counters: dict[str, int],
-    reference: Policy | None = None,
+    reference: dict[str, Tensor] | None = None,
 ) -> dict[str, int]:
     """Load what `save_state` wrote, resharded to the ranks at hand; returns the counters. Collective.
 
     counters: any values, to say which to read.
+    reference: the tensors to write a moving reference to.
     """
     state = _state(policy, optimizer, counters, reference)
     with warnings.catch_warnings():
@@ -85,8 +83,6 @@ def load_state(
         optim_state_dict=state["optimizer"],
         options=StateDictOptions(strict=False),
     )
-    if reference is not None:
-        set_model_state_dict(reference, state["reference"])
     return state["counters"]
 
 
@@ -96,7 +92,7 @@ def _state(policy, optimizer, counters, reference) -> dict[str, Any]:
     frozen = {name for name, p in policy.named_parameters(remove_duplicate=False) if not p.requires_grad}
     model_state = {name: tensor for name, tensor in model_state.items() if name not in frozen}
     state = {"model": model_state, "optimizer": optimizer_state, "counters": dict(counters)}
-    return state if reference is None else {**state, "reference": get_model_state_dict(reference)}
+    return state if reference is None else {**state, "reference": reference}
 
 
 def export_hf(path: Path, policy: Policy, weights: dict[str, Tensor], source: str) -> None:

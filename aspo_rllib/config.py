@@ -130,7 +130,8 @@ class ASPOConfig(TextAlgorithmConfig):
             tensor_parallel_size: GPUs per engine, >= 1.
             max_num_seqs: Completions that the engine decodes at once, >= 1.
             lora: Keywords of peft.LoraConfig: train adapters alone, e.g. {"r": 16, "target_modules": "all-linear"}.
-                Engines and exported folders get merged weights. None: train all weights.
+                Plain LoRA only, r in [1, 512]; on GPU engines it needs dtype="bfloat16". Weight syncs and training
+                state hold the adapters alone, exported folders merged weights. None: train all weights.
             gradient_checkpointing: Whether the learner recomputes each layer in the backward pass instead of keeping
                 its activations: about a third more compute for a fraction of the memory.
             cpu_offload: Whether the learners' shards and optimizer state live in host memory; needs num_learners > 1.
@@ -223,7 +224,8 @@ class ASPOConfig(TextAlgorithmConfig):
             weight_cap: c, the soft cap of the token weight, > 1 (paper: 3).
             aggregation: "token", "sequence" or "constant"; see `losses.aggregation_coefficients` (paper: "sequence").
             normalize_std: Whether advantages are divided by the group's standard deviation (paper: True).
-            kl_coef: Weight of the k3 KL to the initial model, >= 0 (paper: 0.001). Above 0 a second copy of it is kept.
+            kl_coef: Weight of the k3 KL to the initial model, >= 0 (paper: 0.001). Above 0 a second copy of it is kept;
+                with `lora` the policy without its adapters takes that part.
             kl_coef_high_entropy: The same for high-entropy tokens (archer2: 0). None: no distinction.
             kl_estimator: "k1", "k2" or "k3" (paper: "k3"); see `losses.kl_penalty`.
             reference_reset_interval: Iterations after which the reference becomes the policy, >= 1; None: never.

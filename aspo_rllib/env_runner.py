@@ -155,7 +155,8 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         handle = state.get(COMPONENT_RL_MODULE)
         # By identity, not by number: after restoring an older checkpoint the same version means other weights.
         if handle is not None and handle != self._weights:
-            self.engine.load_weights(weight_sync.fetch(handle))
+            load = {"full": self.engine.load_weights, "adapters": self.engine.load_adapters}[handle.kind]
+            load(weight_sync.fetch(handle))
             self._weights = handle
 
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
@@ -224,6 +225,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
             tensor_parallel_size=config.tensor_parallel_size,
             seed=(self._base_seed + self.worker_index) % 2**31,
             trust_remote_code=config.trust_remote_code,
+            lora=config.lora,
         )
 
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:

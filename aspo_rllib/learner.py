@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 
 from aspo_rllib import checkpoints, mismatch, weight_sync
 from aspo_rllib.layers import compile_layers, recompute_layers
+from aspo_rllib.lora import adapter_weights, load_adapters
 from aspo_rllib.losses import entropy_class, kl_penalty, policy_loss
 from aspo_rllib.metrics import Tally, tally_frozen, tally_loss
 from aspo_rllib.microbatch import Microbatch, build_microbatch
 from aspo_rllib.model import Policy, full_weights, load_policy
 from aspo_rllib.packing import LAYOUTS, TokenBatch, resolve_layout
+from aspo_rllib.reference import AdapterReference, ModelReference
 from aspo_rllib.sharding import awaits_weights, shard_policy
 from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
 
@@ -41,16 +44,16 @@ class ASPOTorchLearner(TorchLearner):
         self.num_optimizer_steps = 0
         self.num_skipped_steps = 0
         self._lr_schedule = Scheduler(fixed_value_or_schedule=self.config.lr, framework="torch")
-        self.reference = None
-        if self.config.method.kl_coef > 0:
-            self.reference = load_policy(
-                self.config.llm_model,
-                trust_remote_code=self.config.trust_remote_code,
-                # A reference that is to become the policy needs its adapters; new ones change nothing.
-                lora=self.config.lora if self.config.reference_reset_interval else None,
-                meta=awaits_weights(),
-            ).requires_grad_(False)
-            self._place(self.reference)
+        self.reference = self._make_reference() if self.config.method.kl_coef > 0 else None
+
+    def _make_reference(self) -> ModelReference | AdapterReference:
+        if self.config.lora is not None:
+            return AdapterReference(self.policy)
+        initial = load_policy(
+            self.config.llm_model, trust_remote_code=self.config.trust_remote_code, meta=awaits_weights()
+        ).requires_grad_(False)  # before it is placed: a frozen model is sharded in another way
+        self._place(initial)
+        return ModelReference(initial, self.policy)
 
     def _make_module(self):
         # Placed here, before the optimizer is made over the parameters.
@@ -102,12 +105,13 @@ class ASPOTorchLearner(TorchLearner):
         batch: TrainBatch = training_data.batch
         self.tally, grad_norms = Tally(), []
         steps = [self._freeze(batch, minibatch) for minibatch in batch.minibatches]
+        self._score_reference(steps)
         for _ in range(self.config.num_epochs):
             grad_norms += [self._optimizer_step(microbatches) for microbatches in steps]
         self._weights_seq_no += 1
         interval = self.config.reference_reset_interval
         if self.reference is not None and interval and self._weights_seq_no % interval == 0:
-            self._reset_reference()
+            self.reference.reset()
         self.after_gradient_based_update(timesteps=timesteps or {})
 
         finite = [norm for norm in grad_norms if math.isfinite(norm)]
@@ -141,13 +145,18 @@ class ASPOTorchLearner(TorchLearner):
             with torch.no_grad():
                 m.old_logprobs, entropy = self._forward(self.policy, m.tokens)
                 m.high_entropy = entropy_class(entropy, m.loss_mask, self.config.entropy_quantile)
-                if self.reference is not None:
-                    m.ref_logprobs, _ = self._forward(self.reference, m.tokens)
             self._correct_for_sampler(m)
             tally_frozen(
                 self.tally, m.old_logprobs, m.sampler_logprobs, entropy, m.high_entropy, m.advantages, m.loss_mask
             )
         return microbatches
+
+    @torch.no_grad()
+    def _score_reference(self, steps: list[list[Microbatch]]) -> None:
+        if self.reference is not None:
+            with self.reference.in_place() as reference:
+                for m in chain.from_iterable(steps):
+                    m.ref_logprobs, _ = self._forward(reference, m.tokens)
 
     def _correct_for_sampler(self, m: Microbatch) -> None:
         """Weigh in what the engine's probabilities differ from the learner's, if asked for; count it always."""
@@ -214,12 +223,6 @@ class ASPOTorchLearner(TorchLearner):
             loss = loss - config.entropy_coef * (m.coefficients * fwd_out["entropy"]).sum()
         return loss
 
-    @torch.no_grad()
-    def _reset_reference(self) -> None:
-        """Make the reference what the policy is now; both are sharded alike, so every rank copies its own part."""
-        for ours, theirs in zip(self.reference.parameters(), self.policy.parameters(), strict=True):
-            ours.copy_(theirs)
-
     # ---- helpers ---------------------------------------------------------------------------------------------
 
     def _forward(self, policy: Policy, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -250,19 +253,31 @@ class ASPOTorchLearner(TorchLearner):
         return [row[: len(c)].cpu().numpy() for row, c in zip(logprobs, completion_ids, strict=True)]
 
     def publish_weights(self) -> weight_sync.WeightsHandle | None:
-        """Put the weights into the object store; rank 0 returns the handle. Collective."""
-        weights = full_weights(self.policy)
-        return (
-            weight_sync.publish(weights, self._weights_seq_no, getattr(torch, self.config.dtype)) if weights else None
-        )
+        """Put what training changes into the object store; rank 0 returns the handle. Collective."""
+        kind = self._weights_kind
+        weights = full_weights(self.policy) if kind == "full" else adapter_weights(self.policy.hf_model)
+        if awaits_weights():
+            return None
+        return weight_sync.publish(weights, self._weights_seq_no, getattr(torch, self.config.dtype), kind)
 
     def load_weights(self, handle: weight_sync.WeightsHandle) -> None:
-        """Replace the policy's weights by published ones. Collective."""
-        if self.config.lora is not None:
-            raise ValueError("lora: published weights are merged and cannot be split again; restore a checkpoint.")
+        """Replace what training changes by what was published. Collective.
+
+        Raises ValueError for adapters where all weights are trained, and the other way round.
+        """
+        kind = self._weights_kind
+        if handle.kind != kind:
+            raise ValueError(f"handle.kind={handle.kind!r}: expected {kind!r} with lora={self.config.lora!r}.")
         named = {name: tensor.clone().float() for name, tensor in weight_sync.fetch(handle)}
-        set_model_state_dict(self.policy.hf_model, named, options=StateDictOptions(full_state_dict=True))
+        if kind == "full":
+            set_model_state_dict(self.policy.hf_model, named, options=StateDictOptions(full_state_dict=True))
+        else:
+            load_adapters(self.policy.hf_model, named)
         self._weights_seq_no = handle.version
+
+    @property
+    def _weights_kind(self) -> str:
+        return "full" if self.config.lora is None else "adapters"
 
     def save_checkpoint(self, path: Path) -> None:
         """Write training state and a Hugging Face folder below `path`. Collective."""
@@ -278,9 +293,10 @@ class ASPOTorchLearner(TorchLearner):
         self.num_optimizer_steps = counters["num_optimizer_steps"]
         self.num_skipped_steps = counters["num_skipped_steps"]
 
-    def _moving_reference(self) -> Policy | None:
-        """The reference, if it is more than the initial model."""
-        return self.reference if self.config.reference_reset_interval else None
+    def _moving_reference(self) -> dict[str, Tensor] | None:
+        """The reference's tensors, if it is more than the initial model."""
+        moves = self.reference is not None and self.config.reference_reset_interval
+        return self.reference.tensors() if moves else None
 
     def _counters(self) -> dict[str, int]:
         return {

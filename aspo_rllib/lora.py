@@ -1,37 +1,148 @@
-"""LoRA through peft (extra "lora"): trainable adapters on frozen linear layers, and the way back to plain weights."""
+"""LoRA through peft (extra "lora"): trainable adapters on frozen linear layers.
+
+Which settings are legal, the adapters by themselves (all that learners, engines and checkpoints exchange), and the way
+back to plain weights.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
 ADAPTER = "default"
+MAX_RANK = 512  # of vLLM's buffers
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+
+def _is_rank(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RANK
+
+
+def _is_alpha(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _is_pattern(value, is_legal) -> bool:
+    return isinstance(value, dict) and all(is_legal(v) for v in value.values())
+
+
+def _are_targets(value) -> bool:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple, set)) or not names:
+        return False
+    return all(isinstance(n, str) and n.split(".")[-1] not in ("lm_head", "embed_tokens") for n in names)
+
+
+# field of peft.LoraConfig -> legal values in words, predicate
+_FIELDS = {
+    "r": (f"an int in [1, {MAX_RANK}]", _is_rank),
+    "lora_alpha": ("a number > 0", _is_alpha),
+    "use_rslora": ("True or False", lambda v: isinstance(v, bool)),
+    # Others (pissa, olora, ...) start by changing the base model, which engines read from its folder.
+    "init_lora_weights": ("True, False or 'gaussian'", lambda v: v in (True, False, "gaussian")),
+    "target_modules": ("names of linear layers, without lm_head and embed_tokens, or 'all-linear'", _are_targets),
+    "rank_pattern": (f"a dict of ints in [1, {MAX_RANK}]", lambda v: _is_pattern(v, _is_rank)),
+    "alpha_pattern": ("a dict of numbers > 0", lambda v: _is_pattern(v, _is_alpha)),
+}
+_FREE_FIELDS = ("exclude_modules", "layers_to_transform", "layers_pattern", "task_type")
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raise ValueError for keywords of peft.LoraConfig that are more than plain LoRA, or out of their range.
+
+    What is refused could not be merged into linear weights, not be sampled with by vLLM, or, as dropout, would have no
+    effect. Fields at a value that switches them off are legal.
+    """
+    for field, value in settings.items():
+        if field in _FIELDS:
+            expected, holds = _FIELDS[field]
+            if not holds(value):
+                raise ValueError(f"lora[{field!r}]={value!r}: expected {expected}.")
+        elif field not in _FREE_FIELDS and value and value != "none":
+            known = ", ".join([*_FIELDS, *_FREE_FIELDS])
+            raise ValueError(f"lora[{field!r}]={value!r}: expected it unset; plain LoRA has {known}.")
+
+
+def peft_config(settings: dict[str, Any]) -> LoraConfig:
+    """The settings as peft's object. Raises ImportError without peft, ValueError as `check_settings`."""
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ImportError("lora needs peft: pip install 'aspo-rllib[lora]'.") from error
+    check_settings(settings)
+    return LoraConfig(**settings)
+
+
+def max_rank(settings: dict[str, Any]) -> int:
+    """The largest rank of any layer's adapter."""
+    config = peft_config(settings)
+    return max(config.r, *config.rank_pattern.values()) if config.rank_pattern else config.r
+
+
+# ---- adapters --------------------------------------------------------------------------------------------------------
 
 
 def add_lora(hf_model: PreTrainedModel, settings: dict[str, Any]) -> None:
     """Put adapters into the model's linear layers and freeze everything else.
 
-    settings: keywords of peft.LoraConfig. Raises ImportError without peft, ValueError for adapters that
-    `merged_weights` could not fold back into plain linear weights.
+    settings: keywords of peft.LoraConfig. Raises ImportError without peft, ValueError for illegal settings and for
+    target modules that are no linear layers, or the head.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import Linear, LoraLayer
-    except ImportError as error:
-        raise ImportError("lora needs peft: pip install 'aspo-rllib[lora]'.") from error
+    config = peft_config(settings)
+    from peft import inject_adapter_in_model
+    from peft.tuners.lora import Linear, LoraLayer
 
-    for field in ("use_dora", "modules_to_save", "target_parameters"):
-        if settings.get(field):
-            raise ValueError(f"lora[{field!r}]={settings[field]!r}: expected it unset; only plain LoRA is supported.")
     on_meta = next(hf_model.parameters()).is_meta
-    inject_adapter_in_model(LoraConfig(**settings), hf_model, adapter_name=ADAPTER, low_cpu_mem_usage=on_meta)
+    inject_adapter_in_model(config, hf_model, adapter_name=ADAPTER, low_cpu_mem_usage=on_meta)
     for name, module in hf_model.named_modules():
-        if isinstance(module, LoraLayer) and type(module) is not Linear:
+        # peft also takes GPT-2's Conv1D for linear; its weight is stored transposed.
+        if isinstance(module, LoraLayer) and not (type(module) is Linear and isinstance(module.base_layer, nn.Linear)):
             raise ValueError(f"lora: {name} is no linear layer; name others in lora['target_modules'].")
     if not isinstance(hf_model.get_output_embeddings(), nn.Linear):
         raise ValueError("lora: the language-model head cannot have an adapter; leave it out of target_modules.")
+
+
+def adapters(hf_model: PreTrainedModel) -> dict[str, Tensor]:
+    """State-dict name -> adapter matrix, or this rank's shard of it, sharing memory with the model."""
+    # Not named_parameters(): only a state dict makes FSDP give up what it still holds gathered, a stale copy later.
+    return {name: tensor for name, tensor in hf_model.state_dict().items() if _is_adapter(name)}
+
+
+def adapter_weights(hf_model: PreTrainedModel) -> dict[str, Tensor]:
+    """State-dict name -> whole adapter matrix on the CPU. Collective if the model is sharded."""
+    return {name: _whole(tensor).cpu() for name, tensor in adapters(hf_model).items()}
+
+
+def load_adapters(hf_model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
+    """Replace the adapters by what `adapter_weights` gave, with whole tensors on every rank. Collective.
+
+    Raises ValueError if they are those of other target modules.
+    """
+    if weights.keys() != adapters(hf_model).keys():
+        different = sorted(weights.keys() ^ adapters(hf_model).keys())
+        raise ValueError(f"These adapters belong to other target_modules: {different[0]} is in one of the two only.")
+    set_model_state_dict(hf_model, dict(weights), options=StateDictOptions(full_state_dict=True, strict=False))
+
+
+def write_adapters(folder: Path, weights: Iterable[tuple[str, Tensor]], settings: dict[str, Any]) -> None:
+    """Write what `adapter_weights` gave as a folder that peft and vLLM open."""
+    from safetensors.torch import save_file
+
+    peft_config(settings).save_pretrained(folder)
+    suffix = f".{ADAPTER}.weight"
+    named = {f"base_model.model.{name.removesuffix(suffix)}.weight": tensor for name, tensor in weights}
+    save_file(named, folder / "adapter_model.safetensors")
 
 
 def merged_weights(hf_model: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -42,7 +153,7 @@ def merged_weights(hf_model: PreTrainedModel, weights: dict[str, Tensor]) -> dic
     scalings = {name: module.scaling[ADAPTER] for name, module in hf_model.named_modules() if hasattr(module, "lora_A")}
     merged = {}
     for name, tensor in weights.items():
-        if ".lora_A." in name or ".lora_B." in name:
+        if _is_adapter(name):
             continue
         layer, is_base, field = name.partition(".base_layer.")
         if not is_base:
@@ -53,3 +164,14 @@ def merged_weights(hf_model: PreTrainedModel, weights: dict[str, Tensor]) -> dic
             tensor = tensor + scalings[layer] * (b @ a)
         merged[f"{layer}.{field}"] = tensor
     return merged
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    if isinstance(tensor, DTensor):
+        # Offloaded shards lie on the CPU; the mesh's collective may not take them there.
+        return tensor.to(tensor.device_mesh.device_type).full_tensor()
+    return tensor

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
+from aspo_rllib.lora import check_settings
 from aspo_rllib.losses import KL_ESTIMATORS
 from aspo_rllib.mismatch import CORRECTIONS, LEVELS
 
@@ -78,6 +79,7 @@ def check(config: ASPOConfig) -> None:
         _require(config, field, expected, holds)
     config.method  # noqa: B018  an unknown loss raises here, with the nearest name
     _check_model(config)
+    _check_lora(config)
     if config.in_evaluation:
         _require(config, "temperature", ">= 0", lambda v: _is_number(v) and v >= 0)
         if config.temperature == 0 and config.group_size > 1:
@@ -128,6 +130,14 @@ def _check_model(config: ASPOConfig) -> None:
     looks_local = config.llm_model.startswith((".", "/", "~")) or os.path.isdir(config.llm_model)
     if looks_local and not os.path.isfile(os.path.join(config.llm_model, "config.json")):
         raise ValueError(f"llm_model={config.llm_model!r}: expected a folder with a config.json.")
+
+
+def _check_lora(config: ASPOConfig) -> None:
+    if config.lora is None:
+        return
+    check_settings(config.lora)
+    if config.num_gpus_per_env_runner and config.dtype == "float32":
+        raise ValueError("dtype='float32': expected 'bfloat16' with lora on GPU engines; vLLM's kernels know no other.")
 
 
 def _check_lr(config: ASPOConfig) -> None:

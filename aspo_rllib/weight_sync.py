@@ -19,18 +19,22 @@ BUCKET_BYTES = 1 << 29
 
 @dataclass(frozen=True)
 class WeightsHandle:
-    """References to one version of the policy's weights. Equal handles mean equal weights."""
+    """References to one version of what training changes. Equal handles mean equal weights.
+
+    kind: "full", all weights, or "adapters", those of LoRA alone: every end has the base model from its folder.
+    """
 
     refs: tuple[ray.ObjectRef, ...]
     version: int
     num_bytes: int
+    kind: str
 
 
 class SyncDriftError(RuntimeError):
     """After a sync, engine and learner disagree about the log-probabilities of the same tokens."""
 
 
-def publish(weights: dict[str, Tensor], version: int, dtype: torch.dtype) -> WeightsHandle:
+def publish(weights: dict[str, Tensor], version: int, dtype: torch.dtype, kind: str = "full") -> WeightsHandle:
     """Put whole CPU tensors, cast to `dtype`, into the object store in buckets of about half a GiB."""
     refs, bucket, bucket_bytes, total = [], [], 0, 0
     for name, tensor in weights.items():
@@ -43,7 +47,7 @@ def publish(weights: dict[str, Tensor], version: int, dtype: torch.dtype) -> Wei
             bucket, bucket_bytes = [], 0
     if bucket:
         refs.append(ray.put(bucket))
-    return WeightsHandle(refs=tuple(refs), version=version, num_bytes=total)
+    return WeightsHandle(refs=tuple(refs), version=version, num_bytes=total, kind=kind)
 
 
 def fetch(handle: WeightsHandle) -> list[tuple[str, Tensor]]:

@@ -127,7 +127,9 @@ def test_restoring_an_older_checkpoint_undoes_later_steps(build_learners, update
     assert learners.weights().version == 1
 
 
-def test_with_lora_only_the_adapters_are_saved_and_training_goes_on(build_learners, update, weights_of, tmp_path):
+def test_with_lora_only_the_adapters_are_saved_and_training_goes_on(
+    build_learners, update, weights_of, make_groups, tmp_path
+):
     lora = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
     running = build_learners(lora=lora)
     base = weights_of(running)
@@ -138,11 +140,11 @@ def test_with_lora_only_the_adapters_are_saved_and_training_goes_on(build_learne
     assert all("lora_" in name for name in saved if name.startswith("model.")) and any(
         "lora_" in name for name in saved
     )
+    assert_scores_like_the_learner(tmp_path / "hf", running, make_groups)  # merged: needs no peft
     resumed = build_learners(lora=lora)
     resumed.restore_from_path(tmp_path)
     a, b = (update(learners, seed=1) and weights_of(learners) for learners in (running, resumed))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    AutoModelForCausalLM.from_pretrained(tmp_path / "hf")  # merged: opens without peft
 
 
 @pytest.mark.slow
@@ -175,6 +177,10 @@ def exported(build_learners, update, tmp_path):
 
 def test_the_folder_opens_in_transformers_and_scores_like_the_learner(exported, make_groups):
     learners, folder = exported
+    assert_scores_like_the_learner(folder, learners, make_groups)
+
+
+def assert_scores_like_the_learner(folder, learners, make_groups):
     hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     rollouts = [r for g in make_groups(LENGTHS, seed=5) for r in g.rollouts]
     prompts, completions = [r.prompt_ids for r in rollouts], [r.completion_ids for r in rollouts]
@@ -183,7 +189,7 @@ def test_the_folder_opens_in_transformers_and_scores_like_the_learner(exported, 
         ids = torch.from_numpy(np.concatenate([prompt, completion]).astype(np.int64))
         with torch.no_grad():
             logprobs = hf_model(input_ids=ids[None]).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-        np.testing.assert_allclose(ours, logprobs.gather(-1, ids[len(prompt) :, None])[:, 0], atol=2e-6)
+        np.testing.assert_allclose(ours, logprobs.gather(-1, ids[len(prompt) :, None])[:, 0], atol=1e-5)
 
 
 def test_the_folder_loads_without_missing_or_unexpected_weights(exported):

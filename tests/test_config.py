@@ -237,6 +237,50 @@ def test_a_bad_value_is_named_with_its_field_and_what_was_expected(make_config, 
     assert field in str(error.value) and repr(value) in str(error.value)
 
 
+BAD_LORA = [
+    ("r", 0, "[1, 512]"),
+    ("r", 1024, "[1, 512]"),
+    ("r", True, "[1, 512]"),
+    ("lora_alpha", 0, "> 0"),
+    ("use_rslora", "yes", "True or False"),
+    ("init_lora_weights", "pissa", "'gaussian'"),
+    ("target_modules", ["q_proj", "lm_head"], "without lm_head"),
+    ("target_modules", ["model.embed_tokens"], "embed_tokens"),
+    ("target_modules", "lm_head", "without lm_head"),
+    ("target_modules", [], "names of linear layers"),
+    ("rank_pattern", {"q_proj": 600}, "[1, 512]"),
+    ("alpha_pattern", {"q_proj": -1}, "> 0"),
+    ("use_dora", True, "unset"),
+    ("modules_to_save", ["lm_head"], "unset"),
+    ("target_parameters", ["experts.gate_up_proj"], "unset"),
+    ("bias", "all", "unset"),
+    ("lora_dropout", 0.1, "unset"),
+    ("rank", 16, "r, lora_alpha"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "expected"), BAD_LORA, ids=[f"{f}={v!r}" for f, v, _ in BAD_LORA])
+def test_adapters_that_the_engine_cannot_load_are_refused(make_config, field, value, expected):
+    config = make_config().llm(lora={"r": 8, "target_modules": "all-linear", field: value})
+    with pytest.raises(ValueError, match=re.escape(expected)) as error:
+        config.validate()
+    assert f"lora[{field!r}]={value!r}" in str(error.value)
+
+
+def test_plain_lora_validates(make_config):
+    switched_off = {"bias": "none", "lora_dropout": 0.0, "use_dora": False, "modules_to_save": None}
+    scaled = {"use_rslora": True, "alpha_pattern": {"q_proj": 0.5}, "rank_pattern": {"q_proj": 512}}
+    for settings in ({}, {"r": 1, **scaled, **switched_off, "task_type": "CAUSAL_LM"}):
+        make_config().llm(lora=settings).validate()
+
+
+def test_lora_on_gpu_engines_needs_bfloat16(make_config):
+    config = make_config().llm(lora={"r": 8}).env_runners(num_gpus_per_env_runner=1)
+    with pytest.raises(ValueError, match="dtype='float32': expected 'bfloat16' with lora"):
+        config.validate()
+    config.llm(dtype="bfloat16").validate()
+
+
 @pytest.mark.parametrize("schedule", [[[0, 1e-4], [10, 0.0]], [[0, 0.0], [5, 1e-4]]])
 def test_a_learning_rate_schedule_is_accepted(make_config, schedule):
     make_config(lr=schedule).validate()

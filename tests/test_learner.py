@@ -13,6 +13,8 @@ from aspo_rllib.advantages import group_advantages
 from aspo_rllib.batching import build_train_batches
 from aspo_rllib.learner import ASPOTorchLearner
 from aspo_rllib.metrics import merge_updates
+from aspo_rllib.model import load_policy
+from aspo_rllib.packing import pad_rows
 from envs.text_env import TextSpace
 
 UNEVEN = [[(4, 3), (4, 17), (4, 8), (4, 1)], [(6, 30), (6, 2), (6, 12), (6, 5)], [(2, 5), (2, 6), (2, 29), (2, 9)]]
@@ -401,18 +403,23 @@ def test_bfloat16_computes_in_bfloat16_over_float32_weights(build_learners, trai
     assert {t.dtype for t in weights_of(rough).values()} == {torch.bfloat16}
 
 
-# ---- reference and sampler ----------------------------------------------------------------------------------------
+# ---- reference ---------------------------------------------------------------------------------------------------
 
 
-def test_a_reset_reference_is_the_policy_again(build_learners, train_batches):
-    learners = build_learners(kl_coef=0.1, reference_reset_interval=2)
+LORA = {"r": 4, "target_modules": "all-linear"}
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "lora"])
+def test_a_reset_reference_is_the_policy_again(build_learners, train_batches, lora):
+    learners = build_learners(kl_coef=0.1, reference_reset_interval=2, lora=lora)
     kl = [update(learners, train_batches())["kl/ref"] for _ in range(5)]
     # Measured before each step, reset after the 2nd and the 4th update.
     assert kl[0] == kl[2] == kl[4] == 0.0 < min(kl[1], kl[3])
 
 
-def test_a_reset_reference_survives_a_restart(build_learners, train_batches, tmp_path):
-    settings = {"kl_coef": 0.1, "reference_reset_interval": 2}
+@pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "lora"])
+def test_a_reset_reference_survives_a_restart(build_learners, train_batches, tmp_path, lora):
+    settings = {"kl_coef": 0.1, "reference_reset_interval": 2, "lora": lora}
     running, resumed = build_learners(**settings), build_learners(**settings)
     for _ in range(3):
         update(running, train_batches())
@@ -420,6 +427,91 @@ def test_a_reset_reference_survives_a_restart(build_learners, train_batches, tmp
     resumed.restore_from_path(tmp_path)
     expected, ours = (update(learners, train_batches())["kl/ref"] for learners in (running, resumed))
     assert ours == expected > 0
+
+
+def test_with_lora_the_reference_is_the_policy_without_its_adapters(build_learners, train_batches, random_model):
+    learner = local(build_learners(kl_coef=0.1, lora=LORA | {"init_lora_weights": False}))
+    (batch,) = train_batches()
+    tokens = pad_rows(batch.prompt_ids, batch.completion_ids, "cpu")
+    with torch.no_grad():
+        trained, _ = learner.policy(tokens)
+        with learner.reference.in_place() as reference:
+            found, _ = reference(tokens)
+        assert torch.equal(learner.policy(tokens)[0], trained)
+        expected, _ = load_policy(random_model)(tokens)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert (found - trained).abs().max() > 0.1
+    # And it costs the memory of adapters, not of a model.
+    parameters = list(learner.policy.parameters())
+    kept = sum(tensor.numel() for tensor in learner.reference.tensors().values())
+    assert reference is learner.policy and kept == sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def test_the_adapters_come_back_when_scoring_the_reference_fails(build_learners):
+    learner = local(build_learners(kl_coef=0.1, lora=LORA | {"init_lora_weights": False}))
+    before = {name: p.clone() for name, p in learner.policy.named_parameters()}
+    with pytest.raises(RuntimeError, match="out of memory"), learner.reference.in_place():
+        raise RuntimeError("out of memory")
+    assert all(torch.equal(before[name], p) for name, p in learner.policy.named_parameters())
+
+
+def test_two_learners_with_adapters_do_what_one_does(
+    build_learners, train_batches, weights_of, largest_difference, tmp_path
+):
+    settings = {"lora": LORA, "kl_coef": 0.1, "reference_reset_interval": 2, "lr": 1e-2}
+    one, two = build_learners(**settings), build_learners(num_learners=2, **settings)
+    one.save_to_path(tmp_path)
+    two.restore_from_path(tmp_path)
+    initial = weights_of(one)
+    assert largest_difference(weights_of(two), initial) == 0
+    distances = []
+    for _ in range(3):
+        (a, b) = (update(learners, train_batches(num_learners=n)) for learners, n in ((one, 1), (two, 2)))
+        assert a == {name: pytest.approx(value, rel=1e-3, abs=1e-5) for name, value in b.items()}
+        distances.append(a["kl/ref"])
+    assert distances[0] == distances[2] == 0 < distances[1]  # reset after the second update
+    assert largest_difference(weights_of(one), weights_of(two)) < 1e-4
+    assert largest_difference(weights_of(one), initial) > 1e-2
+
+    # One goes on from the other's checkpoint, the moved reference included, and from its published weights.
+    two.save_to_path(tmp_path / "two")
+    one.restore_from_path(tmp_path / "two")
+    (a, b) = (update(learners, train_batches(num_learners=n))["kl/ref"] for learners, n in ((one, 1), (two, 2)))
+    assert a == pytest.approx(b, rel=1e-3) and a > 1e-3
+    two.restore_from_path(tmp_path)
+    two.set_state(one.get_state())
+    assert largest_difference(weights_of(one), weights_of(two)) == 0
+    assert one.weights().version == two.weights().version
+
+
+# ---- weights in ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "lora"])
+def test_weights_that_a_learner_gave_can_be_given_to_another(build_learners, train_batches, weights_of, lora):
+    trained, other = build_learners(lora=lora), build_learners(lora=lora)
+    update(trained, train_batches())
+    other.set_state(trained.get_state())
+    assert other.weights().version == trained.weights().version == 1
+    expected, found = weights_of(trained), weights_of(other)
+    assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
+    # Not only what is published: the other model computes with them.
+    (batch,) = train_batches()
+    a, b = (local(g).score(list(batch.prompt_ids), list(batch.completion_ids)) for g in (trained, other))
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_weights_of_another_kind_are_refused(build_learners):
+    whole, adapted = build_learners(), build_learners(lora=LORA)
+    for giver, taker, kind in ((whole, adapted, "full"), (adapted, whole, "adapters")):
+        with pytest.raises(ValueError, match=f"handle.kind='{kind}': expected .* with lora="):
+            taker.set_state(giver.get_state())
+    some = build_learners(lora={"r": 4, "target_modules": ["q_proj"]})
+    with pytest.raises(ValueError, match=r"other target_modules: .*lora_A"):
+        adapted.set_state(some.get_state())
+
+
+# ---- sampler ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("correction", ["truncated", "masked"])

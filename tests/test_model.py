@@ -173,7 +173,10 @@ def test_two_scores_of_the_same_rows_are_equal_although_the_config_asks_for_drop
 
 
 def test_losses_batches_and_models_need_neither_ray_nor_vllm():
-    rooms = "losses advantages batching microbatch mismatch metrics model packing logprobs layers sharding lora types"
+    rooms = (
+        "losses advantages batching microbatch mismatch metrics model packing logprobs layers sharding lora reference "
+        "types"
+    )
     script = f"""
 import importlib, sys
 sys.modules["ray"] = sys.modules["vllm"] = None  # makes every import of them fail

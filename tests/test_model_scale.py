@@ -26,6 +26,7 @@ from aspo_rllib import logprobs
 from aspo_rllib.batching import build_train_batches, cut_microbatches, packed_tokens, padded_tokens
 from aspo_rllib.layers import compile_layers, recompute_layers
 from aspo_rllib.logprobs import linear_logprobs, token_logprobs
+from aspo_rllib.lora import adapter_weights, load_adapters
 from aspo_rllib.model import full_weights, load_policy
 from aspo_rllib.packing import SEQUENCE_ATTENTION, pack_rows, pad_rows, resolve_layout
 from aspo_rllib.sharding import shard_policy
@@ -427,6 +428,8 @@ def check_sharded(rank: int, case: dict) -> None:
         for optimizer in optimizers:
             optimizer.step()
 
+    if case.get("lora"):
+        check_adapters_travel(policy, whole, tolerance)
     weights = full_weights(policy)
     assert bool(weights) == (rank == 0)
     if rank == 0:
@@ -434,6 +437,17 @@ def check_sharded(rank: int, case: dict) -> None:
         assert weights.keys() == expected_weights.keys()
         for name, tensor in weights.items():
             torch.testing.assert_close(tensor, expected_weights[name], atol=tolerance, rtol=tolerance)
+
+
+def check_adapters_travel(sharded, whole, tolerance: float) -> None:
+    """Whole adapters out of a sharded model, and whole ones into it."""
+    expected = adapter_weights(whole.hf_model)
+    found = adapter_weights(sharded.hf_model)
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    halved = {name: 0.5 * tensor for name, tensor in expected.items()}
+    for policy in (sharded, whole):
+        load_adapters(policy.hf_model, halved)
+        assert all(torch.equal(tensor, halved[name]) for name, tensor in adapter_weights(policy.hf_model).items())
 
 
 def share_adapters(policy) -> None:
@@ -458,7 +472,8 @@ def test_sharded_is_whole(tiny, tmp_path):
         {"folder": tiny("qwen3", False), "layout": pack_rows, "dtype": torch.bfloat16, "tolerance": 0.2},
     ]
     if find_spec("peft"):
-        cases += [{"folder": tiny("qwen3", tied), "layout": pack_rows, "lora": LORA} for tied in (True, False)]
+        adapted = {"layout": pack_rows, "lora": LORA}
+        cases += [adapted | {"folder": tiny("qwen3", tied), "cpu_offload": tied} for tied in (True, False)]
     on_two_ranks(check_sharded, tmp_path / "rendezvous", cases)
 
 

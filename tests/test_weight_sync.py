@@ -6,6 +6,7 @@ import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
 
 from aspo_rllib import weight_sync
+from aspo_rllib.model import full_weights
 from aspo_rllib.weight_sync import SyncDriftError, check_drift, drift, fetch, publish
 
 # ---- the object store ---------------------------------------------------------------------------------------------
@@ -65,27 +66,43 @@ def test_too_much_drift_raises_with_version_value_and_bound():
 # ---- with a real learner and a real engine ------------------------------------------------------------------------
 
 
+# The last is longer than the 128 tokens of a KV block, so that its prefix is cached.
+PROMPTS = [np.array(ids, np.int32) for ids in ([65, 66, 67], [80], range(70, 79), [65 + i % 60 for i in range(150)])]
+
+
 @pytest.fixture(scope="module")
-def algo(ray_session, make_config):
-    # Some tests break the model; its groups, all wrong, are to be trained on all the same.
-    algo = make_config(drop_uniform_groups=False).build_algo()
-    algo.train()
-    yield algo
-    algo.stop()
+def start(ray_session, make_config):
+    """`start(lora=..., **training)`: an algorithm after one iteration."""
+    started = []
+
+    def start(lora=None, **training):
+        # Some tests break the model; its groups, all wrong, are to be trained on all the same.
+        config = make_config(drop_uniform_groups=False, **training).llm(max_prompt_tokens=200, lora=lora)
+        started.append(config.build_algo())
+        started[-1].train()
+        return started[-1]
+
+    yield start
+    for algo in started:
+        algo.stop()
+
+
+@pytest.fixture(scope="module")
+def algo(start):
+    return start()
+
+
+def drift_of(algo):
+    """How far the engine's logprobs are from the learner's, on fresh completions."""
+    (samples,) = on_runner(algo, lambda runner: runner.probe(PROMPTS, 16))
+    completions = [s.completion_ids for s in samples]
+    scores = algo.learner_group.on_all(lambda learner: learner.score(PROMPTS, completions))[0]
+    return drift(scores, [s.sampler_logprobs for s in samples])
 
 
 @pytest.fixture
 def engine_drift(algo):
-    """`engine_drift()`: how far the engine's logprobs are from the learner's, on fresh completions."""
-    prompts = [np.array(ids, np.int32) for ids in ([65, 66, 67], [80], [70, 71, 72, 73, 74, 75, 76, 77, 78])]
-
-    def measure():
-        (samples,) = on_runner(algo, lambda runner: runner.probe(prompts, 16))
-        completions = [s.completion_ids for s in samples]
-        scores = algo.learner_group.on_all(lambda learner: learner.score(prompts, completions))[0]
-        return drift(scores, [s.sampler_logprobs for s in samples])
-
-    return measure
+    return lambda: drift_of(algo)
 
 
 @pytest.fixture
@@ -107,7 +124,8 @@ def move_weights(algo, by=0.2):
         torch.manual_seed(1)
         with torch.no_grad():
             for parameter in learner.policy.parameters():
-                parameter += by * parameter.std() * torch.randn_like(parameter)
+                if parameter.requires_grad:
+                    parameter += by * parameter.std() * torch.randn_like(parameter)
         learner._weights_seq_no += 1
 
     algo.learner_group.on_all(perturb)
@@ -185,3 +203,75 @@ def test_training_stops_when_an_engine_holds_wrong_weights(synced):
             synced.train()
     finally:
         on_runner(synced, lambda runner: runner.repair())
+
+
+# ---- adapters alone -----------------------------------------------------------------------------------------------
+
+# Settings, and the numbers that one of the bundled model's three layers has in its adapters: rank x (in + out), where
+# in + out of q, k, v, o, gate, up, down is 256, 192, 192, 256, 512, 512, 512.
+ALL_LAYERS = {"r": 16, "target_modules": "all-linear"}, 16 * 2432
+# Ranks and scalings of their own, in matrices that the engine fuses (q, k, v) with one that has none.
+SOME_LAYERS = (
+    {
+        "r": 4,
+        "lora_alpha": 3,
+        "use_rslora": True,
+        "target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"],
+        "rank_pattern": {"down_proj": 9},
+        "alpha_pattern": {"q_proj": 12},
+    },
+    4 * (256 + 192 + 256) + 9 * 512,
+)
+
+
+@pytest.fixture(
+    scope="module", params=[SOME_LAYERS, pytest.param(ALL_LAYERS, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def adapted_and_size(start, request):
+    settings, layer_numbers = request.param
+    return start(lora=settings, lr=0.02), 3 * layer_numbers
+
+
+@pytest.fixture
+def adapted(adapted_and_size):
+    return adapted_and_size[0]
+
+
+def test_engine_and_learner_agree_about_adapters(adapted):
+    assert drift_of(adapted) < 1e-4  # trained a little
+    for version in (2, 3):
+        move_weights(adapted, by=3.0)
+        assert drift_of(adapted) > 0.1
+        adapted._sync_weights()
+        assert drift_of(adapted) < 1e-4
+        assert on_runner(adapted, lambda runner: runner.weights_version) == [version]
+
+
+def test_a_sync_ships_the_adapters_and_nothing_else(adapted_and_size):
+    adapted, numbers = adapted_and_size
+    handle = adapted.learner_group.weights()
+    shipped = dict(fetch(handle))
+    assert handle.kind == "adapters" and all(".lora_" in name for name in shipped)
+    assert handle.num_bytes == sum(tensor.nbytes for tensor in shipped.values()) == 4 * numbers
+    (base,) = adapted.learner_group.on_all(lambda learner: full_weights(learner.policy))
+    # The model is tiny; that of a real one is below a hundredth.
+    assert handle.num_bytes < 0.2 * sum(tensor.nbytes for tensor in base.values())
+
+
+def test_the_metric_counts_the_shipped_bytes(adapted_and_size):
+    adapted, numbers = adapted_and_size
+    assert adapted.train()["sync"]["bytes"] == 4 * numbers
+
+
+def test_adapters_that_are_zero_are_none(adapted):
+    def without_adapters(runner):
+        runner.engine._adapters = None  # as before the first sync
+        return runner.probe(PROMPTS, 16)
+
+    (bare,) = on_runner(adapted, without_adapters)
+    zero = [(name, torch.zeros_like(tensor)) for name, tensor in fetch(adapted.learner_group.weights())]
+    on_runner(adapted, lambda runner: runner.engine.load_adapters(zero))
+    (zeroed,) = on_runner(adapted, lambda runner: runner.probe(PROMPTS, 16))
+    for a, b in zip(bare, zeroed, strict=True):
+        assert np.array_equal(a.completion_ids, b.completion_ids)
+        np.testing.assert_allclose(a.sampler_logprobs, b.sampler_logprobs, atol=1e-6)
