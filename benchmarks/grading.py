@@ -23,7 +23,7 @@ from math_verify import parse, verify
 
 from envs.grading.answers import CodeTests, MathAnswer
 from envs.grading.code_grader import CodeGrader
-from envs.grading.math_grader import MathGrader
+from envs.grading.math.grader import MathGrader
 
 PROGRAM = "n = int(input())\nprint(sum(map(int, input().split()[:n])))\n"
 TESTS = CodeTests(

@@ -12,7 +12,7 @@ import pytest
 
 from envs.grading.answers import CodeTests, MathAnswer
 from envs.grading.code_grader import CodeGrader
-from envs.grading.math_grader import MathGrader
+from envs.grading.math.grader import MathGrader
 from envs.layouts import FIELDS, to_task
 
 DATA = Path(__file__).parent / "data"

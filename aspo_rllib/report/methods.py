@@ -99,7 +99,9 @@ def _key(value: Any) -> str:
 
 def _label(config: dict[str, Any], differing: Sequence[str]) -> str:
     # None is the method's own default, and says nothing more about it.
-    settings = [f"{name}={_clipped(config[name])}" for name in differing if name != "loss" and config.get(name) is not None]
+    settings = [
+        f"{name}={_clipped(config[name])}" for name in differing if name != "loss" and config.get(name) is not None
+    ]
     loss = [_clipped(config["loss"])] if "loss" in config else []
     return " ".join(loss + settings) or "all trials"
 

@@ -45,13 +45,13 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float | None:
-    """Two-sided p of the hypothesis that every difference could as well have had the other sign; None without any.
+    """Two-sided p of the hypothesis that every difference could as well have had the other sign.
 
-    Over all 2^n sign patterns up to n = 20, so that it is exact whatever the differences' distribution; beyond, over
+    None for fewer than two. Over all 2^n sign patterns up to n = 20, so that it is exact whatever the differences' distribution; beyond, over
     random patterns.
     """
     n = len(differences)
-    if n == 0:
+    if n < 2:
         return None
     size = np.abs(differences)
     if n <= MAX_EXACT:

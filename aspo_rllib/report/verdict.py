@@ -15,8 +15,8 @@ ALPHA = 0.05
 FEWEST_PAIRS_OF_A_HINT = 5
 
 RULE = (
-    f"A method is called better (or worse) than the baseline when the sign-flip test over paired seeds gives p ≤ {ALPHA}"
-    " after Holm's correction for the number of methods compared. The test asks how often differences this large on"
+    "A method is called better (or worse) than the baseline when the sign-flip test over paired seeds gives p"
+    f" ≤ {ALPHA} after Holm's correction for the number of methods compared. The test asks how often differences this large on"
     " average would come up if each seed's difference had its sign by the toss of a coin; it assumes nothing about"
     " their distribution. With n pairs its p cannot be smaller than 2/2ⁿ: 0.0625 with 5 pairs, 0.031 with 6. So five"
     " seeds can never show a difference by this rule, however large it is. When all of at least"
@@ -32,8 +32,8 @@ class Comparison:
     Attributes:
         differences: method minus baseline, by seed.
         interval: bootstrap interval of their mean; None for fewer than two pairs.
-        p: of the sign-flip test; None without pairs.
-        p_holm: p after Holm's correction for all methods that have pairs.
+        p: of the sign-flip test; None for fewer than two pairs.
+        p_holm: p after Holm's correction for all methods that have a p.
     """
 
     method: Method
@@ -75,9 +75,7 @@ def compare(methods: Sequence[Method], metric: str, last: int) -> list[Compariso
     p_values = [statistics.sign_flip_p(d) for d in values]
     corrected = iter(statistics.holm([p for p in p_values if p is not None]))
     return [
-        Comparison(
-            method, baseline, d, statistics.bootstrap_interval(v), p, next(corrected) if p is not None else None
-        )
+        Comparison(method, baseline, d, statistics.bootstrap_interval(v), p, next(corrected) if p is not None else None)
         for method, d, v, p in zip(others, differences, values, p_values, strict=True)
     ]
 
@@ -87,7 +85,7 @@ def headline(comparisons: Sequence[Comparison], metric: str) -> str:
     if not comparisons:
         return "One method: there is nothing to compare."
     better, worse = words(metric)
-    tested = [c for c in comparisons if c.pairs > 1]
+    tested = [c for c in comparisons if c.p is not None]
     if not tested:
         most = max(c.pairs for c in comparisons)
         return ("One seed" if most == 1 else "No paired seeds") + ": nothing can be said about differences."
@@ -102,16 +100,16 @@ def headline(comparisons: Sequence[Comparison], metric: str) -> str:
     return f"{len(comparisons)} {plural} compared with {comparisons[0].baseline.label}: {parts}."
 
 
-def sentence(comparison: Comparison, metric: str, num_comparisons: int) -> str:
+def sentence(comparison: Comparison, metric: str, *, num_comparisons: int, decimals: int) -> str:
     """The verdict on one comparison, by RULE.
 
     num_comparisons: how many the p values were corrected for.
+    decimals: of the differences.
     """
     c = comparison
     method, baseline = c.method.label, c.baseline.label
     if c.pairs == 0:
         return f"{method} and {baseline} share no finished seed: nothing can be said about their difference."
-    decimals = decimals_for([c.mean])
     if c.pairs == 1:
         return (
             f"{method} against {baseline}: one seed: nothing can be said about differences"
