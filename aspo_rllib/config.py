@@ -117,7 +117,7 @@ class ASPOConfig(TextAlgorithmConfig):
         """The language model and its engine.
 
         Args:
-            model: Folder or hub id of a Hugging Face causal LM. Stored as `llm_model`.
+            model: Folder or hub id of a Hugging Face causal LM; the attribute is `llm_model`.
             dtype: "float32" or "bfloat16": compute type of the engine and of the learner's forward and backward pass.
                 Master weights and gradient reduction stay float32.
             max_prompt_tokens: Longest templated prompt, >= 1 (paper: 2048). Tasks with a longer one are passed over and
@@ -212,7 +212,8 @@ class ASPOConfig(TextAlgorithmConfig):
             num_epochs: Passes over an iteration's rollouts, >= 1 (paper: 3).
             lr: AdamW's learning rate > 0 (paper: 1e-6), or RLlib's schedule [[step, lr], ...] in optimizer steps.
             warmup_steps: Optimizer steps of linear warm-up, >= 0 (paper: 10 iterations of 12 steps).
-            weight_decay: AdamW's, >= 0 (paper: 0.1). betas: AdamW's, each in [0, 1).
+            weight_decay: AdamW's, >= 0 (paper: 0.1).
+            betas: AdamW's, each in [0, 1).
             grad_clip: Largest global gradient norm, > 0 (paper: 1.0), or None. A step whose norm is not finite is
                 skipped.
             clip_low, clip_high: Distances of the clip bounds from ratio 1, clip_low in [0, 1], clip_high >= 0

@@ -149,6 +149,20 @@ def test_train_reports(run, key):
     assert np.isfinite(value)
 
 
+def test_every_metric_of_ours_is_documented(run):
+    page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    ours = "reward groups entropy length repetition tokens ratio weight weight_by_prob clip cap kl optim sync sampler grader tasks"
+    names = {f"{group}/{name}" for group in ours.split() for name in run.results[1][group]}
+    names |= {f"evaluation/{name}" for name, value in run.evaluation.items() if isinstance(value, float)}
+    documented = {name for name in names if f"`{name}`" in page}
+    rest = {
+        name
+        for name in names - documented
+        if not name.startswith(("weight_by_prob/", "evaluation/avg@", "evaluation/pass@"))
+    }
+    assert rest == set()
+
+
 def test_counters_count_rollouts_steps_and_versions(run):
     # 4 prompts x 8 per iteration; 2 mini-batches x 2 epochs unless groups are dropped.
     assert [r["num_env_steps_sampled_lifetime"] for r in run.results] == [32, 64, 96, 128]
