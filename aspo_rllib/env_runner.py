@@ -201,7 +201,8 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
 
     def _maker_of_copies(self, context: EnvContext) -> Callable[[], gym.Env]:
         creator = self._env_creator
-        if isinstance(creator, partial) and creator.func is _gym_env_creator:
+        by_id = isinstance(creator, partial) and creator.func is _gym_env_creator
+        if by_id and isinstance(creator.keywords["env_descriptor"], str):
             # The same env without RLlib, whose import would take each grading worker seconds.
             return partial(gym.make, creator.keywords["env_descriptor"], **context)
         return partial(creator, context)

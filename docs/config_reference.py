@@ -13,10 +13,10 @@ METHODS = ("llm", "sampling", "training", "evaluation")
 RENAMED = {"model": "llm_model"}
 HEADER = """# Settings
 
-Made from the docstrings by `python docs/config_reference.py`; a test keeps it up to date. Every setting is an attribute of
-the config under the name given here, so `tune.grid_search` and friends can stand in any of them. What RLlib's own methods
-take (`env_runners`, `learners`, `callbacks`, `debugging`, ...) is in RLlib's documentation. `ASPOConfig.paper()` sets the
-values marked as the paper's.
+Made from the docstrings by `python docs/config_reference.py`; a test keeps it up to date. Every setting is an attribute
+of the config under the name given here, so `tune.grid_search` and friends can stand in any of them. What RLlib's own
+methods take (`env_runners`, `learners`, `callbacks`, `debugging`, ...) is in RLlib's documentation.
+`ASPOConfig.paper()` sets the values marked as the paper's.
 """
 
 
