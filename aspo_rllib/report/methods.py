@@ -14,7 +14,8 @@ import numpy as np
 from aspo_rllib.report.results import Trial
 
 _NOT_A_METHOD = {"seed"}
-_MAX_VALUE_LENGTH = 40
+_MAX_VALUE_LENGTH = 30
+_MAX_LABEL_LENGTH = 60
 _FUNCTION_OR_CLASS = re.compile(r"<(?:function|class) '?([^ ']+?)'?>")
 
 
@@ -82,7 +83,7 @@ def short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if not isinstance(value, str):
-        return json.dumps(value)
+        return str(value)
     found = _FUNCTION_OR_CLASS.fullmatch(value)
     return found[1].rpartition(".")[2] if found else value
 
@@ -103,7 +104,9 @@ def _label(config: dict[str, Any], differing: Sequence[str]) -> str:
         f"{name}={_clipped(config[name])}" for name in differing if name != "loss" and config.get(name) is not None
     ]
     loss = [_clipped(config["loss"])] if "loss" in config else []
-    return " ".join(loss + settings) or "all trials"
+    label = " ".join(loss + settings) or "all trials"
+    # The table of what differs has the rest.
+    return label if len(label) <= _MAX_LABEL_LENGTH else " ".join([*loss, "…"])
 
 
 def _clipped(value: Any) -> str:

@@ -58,23 +58,31 @@ class Trial:
         return f"stopped or still running at iteration {self.iterations}" if self.rows else "no results"
 
     def series(self, metric: str) -> dict[int, float]:
-        """The finite values of a metric by iteration.
+        """The finite values of a metric by iteration (see `values`)."""
+        return {iteration: value for iteration, value in self.values(metric).items() if math.isfinite(value)}
+
+    def values(self, metric: str) -> dict[int, float]:
+        """All values of a metric by iteration.
 
         Every result repeats the latest evaluation: it counts where it was made, the one before training at 0.
         """
         values = {}
         group, _, rest = metric.partition("/")
-        for iteration, row in sorted(self.rows.items()):
+        for iteration, row in self.rows.items():
             if row.get(f"{group}/iteration", iteration) == iteration:
                 values[iteration] = row.get(metric)
             if (at_start := row.get(f"{group}_at_start/{rest}")) is not None:
                 values[0] = at_start
-        return {i: float(v) for i, v in sorted(values.items()) if isinstance(v, int | float) and math.isfinite(v)}
+        return {i: float(value) for i, value in sorted(values.items()) if isinstance(value, int | float)}
 
     def final(self, metric: str, last: int) -> float | None:
-        """Mean of the last `last` values after iteration 0; None without any, or if the trial did not finish."""
-        values = [value for iteration, value in self.series(metric).items() if iteration > 0]
-        return float(np.mean(values[-last:])) if values and self.finished else None
+        """Mean of the last `last` values after iteration 0.
+
+        None without any, or if one of them is not finite, or if the trial did not finish.
+        """
+        values = [value for iteration, value in self.values(metric).items() if iteration > 0]
+        mean = float(np.mean(values[-last:])) if values and self.finished else math.nan
+        return mean if math.isfinite(mean) else None
 
 
 def read_trials(results_dir: Path) -> list[Trial]:

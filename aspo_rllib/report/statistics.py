@@ -47,8 +47,8 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float | None:
     """Two-sided p of the hypothesis that every difference could as well have had the other sign.
 
-    None for fewer than two. Over all 2^n sign patterns up to n = 20, so that it is exact whatever the differences' distribution; beyond, over
-    random patterns.
+    None for fewer than two. Over all 2^n sign patterns up to n = 20, so that it is exact whatever the differences'
+    distribution; beyond, over random patterns.
     """
     n = len(differences)
     if n < 2:

@@ -16,10 +16,10 @@ FEWEST_PAIRS_OF_A_HINT = 5
 
 RULE = (
     "A method is called better (or worse) than the baseline when the sign-flip test over paired seeds gives p"
-    f" ≤ {ALPHA} after Holm's correction for the number of methods compared. The test asks how often differences this large on"
-    " average would come up if each seed's difference had its sign by the toss of a coin; it assumes nothing about"
-    " their distribution. With n pairs its p cannot be smaller than 2/2ⁿ: 0.0625 with 5 pairs, 0.031 with 6. So five"
-    " seeds can never show a difference by this rule, however large it is. When all of at least"
+    f" ≤ {ALPHA} after Holm's correction for the number of methods compared. The test asks how often differences this"
+    " large on average would come up if each seed's difference had its sign by the toss of a coin; it assumes no"
+    " distribution. With n pairs its p cannot be smaller than 2/2ⁿ: 0.0625 with 5 pairs, 0.031 with 6. So five seeds"
+    " can never show a difference by this rule, however large it is. When all of at least"
     f" {FEWEST_PAIRS_OF_A_HINT} pairs agree in sign but p stays above the level, the page says so and calls it a hint."
     " “No difference shown” does not mean that the methods are equal: the interval shows what remains possible."
 )
@@ -124,16 +124,27 @@ def sentence(comparison: Comparison, metric: str, *, num_comparisons: int, decim
         p += f", {c.p_holm:.3g} corrected for {num_comparisons} comparisons"
     if c.shown:
         return f"{method} is {word} than {baseline} by {size} ({c.pairs} paired seeds, {p})."
-    needed = statistics.fewest_pairs(num_comparisons, ALPHA)
-    limit = f"; with fewer than {needed} pairs no difference can be shown" if c.pairs < needed else ""
     if c.hinted:
         return (
             f"{method} was {word} than {baseline} on all {c.pairs} seeds, by {size} on average: a hint, not yet shown"
-            f" ({p}{limit})."
+            f" ({p})."
         )
     return (
         f"No difference shown between {method} and {baseline}: {c.mean:+.{decimals}f} {interval}"
-        f" ({c.pairs} paired seeds, {p}{limit})."
+        f" ({c.pairs} paired seeds, {p})."
+    )
+
+
+def too_few(comparisons: Sequence[Comparison]) -> str | None:
+    """What to say where differences could not have been shown, however large; None if all could."""
+    tested = [c for c in comparisons if c.p is not None]
+    needed = statistics.fewest_pairs(len(tested), ALPHA)
+    if all(c.pairs >= needed for c in tested):
+        return None
+    comparing = f"{len(tested)} comparisons" if len(tested) > 1 else "one comparison"
+    return (
+        f"With {comparing}, fewer than {needed} paired seeds cannot show a difference, however large: run more seeds"
+        " before you conclude that there is none, or that there is one."
     )
 
 

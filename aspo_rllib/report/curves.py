@@ -1,0 +1,120 @@
+"""Metrics over training iterations: the mean over seeds and its confidence band."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from aspo_rllib.report.chart import FEWEST_SEEDS_OF_AN_INTERVAL, Chart, legend, limit, look, plain, png
+from aspo_rllib.report.methods import Method
+from aspo_rllib.report.statistics import t_interval
+
+MAX_BANDS = 3
+_BAND = f"95 % t-intervals of the mean, from {FEWEST_SEEDS_OF_AN_INTERVAL} seeds on"
+_HATCHES = ("////", "\\\\\\\\")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method's mean over seeds by iteration; low and high are NaN where no band is drawn."""
+
+    iterations: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    num_seeds: int
+
+
+def mean_curve(method: Method, metric: str) -> Curve | None:
+    """Over the trials that have the metric at an iteration; None if none has."""
+    series = [s for trial in method.trials if (s := trial.series(metric))]
+    if not series:
+        return None
+    iterations = sorted({i for s in series for i in s})
+    values = [[s[i] for s in series if i in s] for i in iterations]
+    bands = [t_interval(v) if len(v) >= FEWEST_SEEDS_OF_AN_INTERVAL else None for v in values]
+    low, high = np.array([band or (np.nan, np.nan) for band in bands]).T
+    return Curve(np.array(iterations), np.array([np.mean(v) for v in values]), low, high, len(series))
+
+
+def curves_chart(methods: Sequence[Method], metric: str, title: str, name: str) -> Chart | None:
+    """A metric over iterations, a line per method; None if no method has the metric."""
+    curves = {i: c for i, method in enumerate(methods) if (c := mean_curve(method, metric)) is not None}
+    if not curves:
+        return None
+    figure = Figure(figsize=(5.6, 3.6 + 0.22 * -(-len(methods) // 3)), layout="constrained")
+    axes = figure.subplots()
+    for index, curve in curves.items():
+        if len(curves) <= MAX_BANDS:
+            _draw_band(axes, curve, index)
+        _draw_line(axes, curve, index)
+    axes.set(xlabel="iteration", ylabel=metric)
+    _finish(axes, methods, metric)
+    legend(figure, methods, list(curves))
+    last = ", ".join(f"{methods[i].label} {curve.mean[-1]:.3g}" for i, curve in curves.items())
+    alt = f"Lines of {metric} over training iterations. Last means: {last}."
+    return Chart(name, title, _caption(list(curves.values())), alt, png(figure))
+
+
+def panels_chart(methods: Sequence[Method], metric: str) -> Chart | None:
+    """The curves of many methods with their bands, each in a panel of its own beside the baseline's.
+
+    None where one picture holds them all, and without a baseline's curve.
+    """
+    curves = {i: c for i, method in enumerate(methods) if (c := mean_curve(method, metric)) is not None}
+    baseline = curves.pop(0, None)
+    if baseline is None or len(curves) < MAX_BANDS:
+        return None
+    columns = 2 if len(curves) <= 4 else 3
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(9, 2.6 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(curves) :]:
+        axes.set_visible(False)
+    for axes, (index, curve) in zip(grid.flat, curves.items(), strict=False):
+        for place, drawn in ((0, baseline), (index, curve)):
+            _draw_band(axes, drawn, place)
+            _draw_line(axes, drawn, place)
+        axes.set_title(plain(methods[index].label), fontsize=10)
+        _finish(axes, methods, metric)
+    figure.supxlabel("iteration")
+    figure.supylabel(metric)
+    caption = f"Each method (hatched) beside {methods[0].label} (solid black line, plain grey band); bands are {_BAND}."
+    alt = f"Small panels of {metric} over iterations, one per method, each beside {methods[0].label}."
+    return Chart("learning_panels", f"{metric}, method by method", caption, alt, png(figure))
+
+
+def _draw_band(axes: Axes, curve: Curve, index: int) -> None:
+    band = (curve.iterations, curve.low, curve.high)
+    color = look(index)["color"]
+    axes.fill_between(*band, color=color, alpha=0.15, lw=0)
+    if index > 0:
+        hatch = _HATCHES[index % len(_HATCHES)]
+        axes.fill_between(*band, fc="none", ec=color, hatch=hatch, alpha=0.3, lw=0)
+
+
+def _draw_line(axes: Axes, curve: Curve, index: int) -> None:
+    # About eight markers, not at the same iterations for all methods.
+    every = max(1, len(curve.iterations) // 8)
+    axes.plot(curve.iterations, curve.mean, **look(index), markevery=(index % every, every))
+
+
+def _finish(axes: Axes, methods: Sequence[Method], metric: str) -> None:
+    limit(axes, methods, metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.grid(alpha=0.3)
+
+
+def _caption(curves: Sequence[Curve]) -> str:
+    seeds = [curve.num_seeds for curve in curves]
+    if max(seeds) == 1:
+        return "One seed per method: lines without bands."
+    if len(curves) > MAX_BANDS:
+        return f"Means over seeds; no bands, as those of more than {MAX_BANDS} methods hide each other."
+    few = " Methods with fewer have a line only." if min(seeds) < FEWEST_SEEDS_OF_AN_INTERVAL else ""
+    return f"Means over seeds; bands are {_BAND}.{few} The axis ends at the extremes of single seeds."
