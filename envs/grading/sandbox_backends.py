@@ -1,0 +1,167 @@
+"""What confines programs: bubblewrap where user namespaces work, else Landlock, else nothing is run at all."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envs.grading import landlock
+
+_HERE = Path(__file__).parent
+_OWN_FILES = tuple(
+    str(_HERE / f"{name}.py")
+    for name in (
+        "sandbox_child",
+        "sandbox_run",
+        "sandbox_calls",
+        "sandbox_watch",
+        "sandbox_confine",
+        "code_values",
+        "landlock",
+    )
+)
+_SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_PYTHON_OPTIONS = ("-s", "-S", "-B", "-X", "utf8", "-X", "int_max_str_digits=0")
+_OTHER_PACKAGES = ("site-packages", "dist-packages")
+
+
+@dataclass(frozen=True)
+class VisibleFiles:
+    """What a program can read, besides the system's libraries.
+
+    Attributes:
+        python: the interpreter, without the symbolic links of a virtual environment.
+        standard: the folder of the standard library, and shared libraries of this interpreter.
+        hidden: folders within the standard library that stay empty: other packages.
+        packages: folders and files of the chosen packages.
+        package_folders: where these lie.
+    """
+
+    python: str
+    standard: tuple[str, ...]
+    hidden: tuple[str, ...]
+    packages: tuple[str, ...]
+    package_folders: tuple[str, ...]
+
+    @property
+    def command(self) -> list[str]:
+        """The command line of the interpreter inside."""
+        return [self.python, *_PYTHON_OPTIONS, _OWN_FILES[0], *self.package_folders]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start one sandbox.
+
+    Attributes:
+        command: the command line.
+        scratch: the folder for a program's files, as seen inside.
+        landlock: arguments of `landlock.make_ruleset`; None without Landlock.
+        delete: a folder to remove in the end; None if there is nothing to remove.
+    """
+
+    command: list[str]
+    scratch: str
+    landlock: dict[str, Any] | None = None
+    delete: str | None = None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to confine programs.
+
+    Attributes:
+        name: for messages.
+        launch: called with what is visible and the size of the scratch folder in bytes; OSError says what is missing.
+        remedy: how to get it.
+    """
+
+    name: str
+    launch: Callable[[VisibleFiles, int], Launch]
+    remedy: str
+
+
+def _bubblewrap(files: VisibleFiles, scratch_bytes: int) -> Launch:
+    command = ["bwrap", "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
+    command += ["--as-pid-1", "--hostname", "sandbox"]
+    for path in _SYSTEM_LIBRARIES:
+        command += ["--ro-bind-try", path, path]
+    for path in (files.python, *files.standard):
+        command += ["--ro-bind", path, path]
+    for path in files.hidden:
+        command += ["--tmpfs", path]
+    for path in (*files.packages, *_OWN_FILES):
+        command += ["--ro-bind", path, path]
+    for path in _DEVICES:
+        command += ["--dev-bind", path, path]
+    # Not /tmp: the interpreter or a package may lie below it.
+    command += ["--symlink", "/scratch/stdin", "/dev/stdin", "--size", str(scratch_bytes), "--tmpfs", "/scratch"]
+    for path in ("/", *files.hidden):
+        command += ["--remount-ro", path]
+    return Launch([*command, "--", *files.command], scratch="/scratch")
+
+
+def _landlock(files: VisibleFiles, scratch_bytes: int) -> Launch:
+    if landlock.abi() < landlock.MIN_ABI:
+        raise OSError(f"the kernel has Landlock version {landlock.abi()}, and {landlock.MIN_ABI} is needed")
+    readable = [path for path in _SYSTEM_LIBRARIES if os.path.exists(path)]
+    for path in files.standard:
+        readable += _entries_except(path, files.hidden)
+    scratch = tempfile.mkdtemp(prefix="graded-")
+    rules = {
+        "readable": [*readable, *files.packages],
+        "listable": [path for path in (*files.standard, *files.package_folders) if os.path.isdir(path)],
+        "devices": list(_DEVICES),
+        "scratch": scratch,
+    }
+    return Launch(files.command, scratch, rules, delete=scratch)
+
+
+BACKENDS = (
+    Backend("bubblewrap", _bubblewrap, "install bubblewrap 0.7 or later and libseccomp, and allow user namespaces"),
+    Backend("landlock", _landlock, "install libseccomp, on a Linux kernel 6.2 or later that has Landlock enabled"),
+)
+
+
+def visible_files(packages: Sequence[str]) -> VisibleFiles:
+    """Return what a program needs to run on this interpreter with these packages.
+
+    Raises:
+        ValueError: for a package that is not installed.
+    """
+    base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}  # of a virtual environment's parent
+    standard = {os.path.realpath(sysconfig.get_path(name, vars=base)) for name in ("stdlib", "platstdlib")}
+    libraries = Path(sys.base_prefix, "lib").glob("*.so*")
+    found = [path for name in packages for path in _package_paths(name)]
+    hidden = [os.path.join(folder, name) for folder in sorted(standard) for name in _OTHER_PACKAGES]
+    return VisibleFiles(
+        python=os.path.realpath(sys._base_executable),
+        standard=(*sorted(standard), *sorted(map(str, libraries))),
+        hidden=tuple(path for path in hidden if os.path.isdir(path)),
+        packages=tuple(found),
+        package_folders=tuple(sorted({os.path.dirname(path) for path in found})),
+    )
+
+
+def _package_paths(name: str) -> list[str]:
+    """The package, and the folder of shared libraries that wheels put beside it."""
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise ValueError(f"packages: {name!r} is not installed")
+    path = os.path.dirname(spec.origin) if spec.submodule_search_locations else spec.origin
+    libraries = os.path.join(os.path.dirname(path), f"{name}.libs")
+    return [path, libraries] if os.path.isdir(libraries) else [path]
+
+
+def _entries_except(path: str, hidden: Sequence[str]) -> list[str]:
+    if not os.path.isdir(path):
+        return [path]
+    return [entry.path for entry in os.scandir(path) if entry.path not in hidden]
