@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from math_verify import parse, verify
 
 from envs.grading.answers import CodeTests, MathAnswer
-from envs.grading.code_grader import CodeGrader
+from envs.grading.code.grader import CodeGrader
 from envs.grading.math.grader import MathGrader
 
 PROGRAM = "n = int(input())\nprint(sum(map(int, input().split()[:n])))\n"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from envs.grading.answers import CodeTests
-from envs.grading.code_grader import CodeGrader, Limits
+from envs.grading.code.grader import CodeGrader, Limits
 from envs.table_env import TableEnv
 
 

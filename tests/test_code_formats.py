@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from envs.grading import code_formats
 from envs.grading.answers import CodeTests
-from envs.grading.code_formats import assertions, code_tests, decode_private_tests
+from envs.grading.code import formats as code_formats
+from envs.grading.code.formats import assertions, code_tests, decode_private_tests
 from envs.grading.exact_json import integer_text, parse_json, to_json
 
 ROOT = Path(__file__).resolve().parents[1]

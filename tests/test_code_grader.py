@@ -5,11 +5,11 @@ import time
 import pytest
 
 from envs.grading.answers import CodeTests
-from envs.grading.code_compare import same_text, same_value
-from envs.grading.code_extract import extract_program
-from envs.grading.code_grader import CodeGrader, working_backend
+from envs.grading.code.compare import same_text, same_value
+from envs.grading.code.extract import extract_program
+from envs.grading.code.grader import CodeGrader, working_backend
 from envs.grading.sandbox import Limits
-from envs.grading.sandbox_backends import BACKENDS
+from envs.grading.sandbox.backends import BACKENDS
 
 PATIENT = Limits(wall_s=20, cpu_s=20, memory_mb=512, output_bytes=1 << 20, scratch_mb=32)
 STRICT = Limits(wall_s=3, cpu_s=1, memory_mb=512, output_bytes=1 << 20, scratch_mb=32)

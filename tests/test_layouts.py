@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from envs.grading.answers import CodeTests, MathAnswer
-from envs.grading.code_grader import CodeGrader
+from envs.grading.code.grader import CodeGrader
 from envs.grading.math.grader import MathGrader
 from envs.layouts import FIELDS, to_task
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from envs.grading.answers import CodeTests
-from envs.grading.code_grader import CodeGrader, working_backend
+from envs.grading.code.grader import CodeGrader, working_backend
 from envs.grading.sandbox import Limits
-from envs.grading.sandbox_backends import BACKENDS, Backend, Launch
+from envs.grading.sandbox.backends import BACKENDS, Backend, Launch
 
 DATA = Path(__file__).parent / "data" / "code"
 EXPECTED = json.loads((DATA / "expected.json").read_text())
@@ -403,8 +403,8 @@ def test_a_grader_that_is_dropped_ends_its_sandbox(backend):
 def test_nothing_outlives_a_grader_that_is_killed(backend, tmp_path):
     code = f"""if True:
         from envs.grading.answers import CodeTests
-        from envs.grading.code_grader import CodeGrader
-        from envs.grading.sandbox_backends import BACKENDS
+        from envs.grading.code.grader import CodeGrader
+        from envs.grading.sandbox.backends import BACKENDS
         grader = CodeGrader(backends=[b for b in BACKENDS if b.name == {backend.name!r}])
         tests = CodeTests("stdin", ("",), ("",))
         grader.grade_program(tests, "")

@@ -20,7 +20,7 @@ from gymnasium.utils.env_checker import check_env
 from envs import reasoning, text_env
 from envs.code import CodeEnv
 from envs.grading.answers import MathAnswer
-from envs.grading.code_grader import Limits
+from envs.grading.code.grader import Limits
 from envs.math import MathEnv
 from envs.reasoning import LEFT_OUT, ReasoningEnv
 

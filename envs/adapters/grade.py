@@ -3,7 +3,7 @@
 from functools import cache
 
 from envs.grading.answers import Answer, MathAnswer
-from envs.grading.code_grader import CodeGrader
+from envs.grading.code.grader import CodeGrader
 from envs.grading.math.grader import MathGrader
 from envs.text_env import Grade
 

@@ -30,7 +30,7 @@ _READING_CODE = (
     "data/*.py",
     "layouts/*.py",
     "grading/answers.py",
-    "grading/code_formats.py",
+    "grading/code/formats.py",
     "grading/exact_json.py",
     "grading/math/text.py",
 )

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.grading.answers import CodeTests, MathAnswer
-from envs.grading.code_grader import CodeGrader, Limits
+from envs.grading.code.grader import CodeGrader, Limits
 from envs.grading.math.grader import MathGrader
 from envs.text_env import Grade
 

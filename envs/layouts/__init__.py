@@ -4,7 +4,7 @@ A row becomes fields, by what `columns` says or by one of the known layouts, and
 
     prompt        a text, or chat messages of which the last is the user's
     answer        a gold, a list of acceptable golds, or the tests of a program
-    tests         the tests of a program, in any format of `envs.grading.code_formats`
+    tests         the tests of a program, in any format of `envs.grading.code.formats`
     data_source   where the problem comes from
     system        a system message
     fn_name       the function under test
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import fields as dataclass_fields
 
 from envs.grading.answers import Answer, CodeTests, MathAnswer
-from envs.grading.code_formats import code_tests
+from envs.grading.code.formats import code_tests
 from envs.grading.exact_json import parse_json
 from envs.layouts.cells import Cell, Fields, Row, cell_at, conversation, has_path, naming, paths
 from envs.layouts.golds import golds

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from envs.grading.answers import MathAnswer
-from envs.grading.code_formats import assertions, code_tests, decode_private_tests
+from envs.grading.code.formats import assertions, code_tests, decode_private_tests
 from envs.grading.exact_json import parse_json
 from envs.grading.math.text import boxed_answer
 from envs.layouts.cells import Cell, Fields, Row, cell_at, has_path, naming

@@ -2,7 +2,7 @@
 
 A program sees the Python interpreter, its standard library and chosen packages, all read-only, and one empty folder.
 It has no network, no other process, no environment of ours, and cannot start a process. What confines it is
-`sandbox_backends` (mounts and namespaces, or Landlock), a filter of system calls (`seccomp`) and resource limits.
+`backends` (mounts and namespaces, or Landlock), a filter of system calls (`seccomp`) and resource limits.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from math import ceil
 from time import monotonic, sleep
 from typing import Any
 
-from envs.grading import seccomp
-from envs.grading.sandbox_backends import Backend, Launch, VisibleFiles, visible_files
+from envs.grading.sandbox import seccomp
+from envs.grading.sandbox.backends import Backend, Launch, VisibleFiles, visible_files
 
 FINISHED, FAILED, TIMEOUT = 0, 1, 2  # as in sandbox_watch
 

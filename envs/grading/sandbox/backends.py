@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.grading import landlock
+from envs.grading.sandbox import landlock
 
 _HERE = Path(__file__).parent
 _OWN_FILES = tuple(

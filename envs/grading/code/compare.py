@@ -4,8 +4,8 @@ import math
 import re
 from typing import Any
 
-from envs.grading.code_values import from_tree, refuse
 from envs.grading.exact_json import parse_json
+from envs.grading.sandbox.code_values import from_tree, refuse
 
 REL_TOLERANCE = ABS_TOLERANCE = 1e-6
 

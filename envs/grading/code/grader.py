@@ -9,10 +9,10 @@ from time import monotonic
 from typing import Any
 
 from envs.grading.answers import CodeTests
-from envs.grading.code_compare import same_text, same_value
-from envs.grading.code_extract import extract_program
+from envs.grading.code.compare import same_text, same_value
+from envs.grading.code.extract import extract_program
 from envs.grading.sandbox import FAILED, FINISHED, TIMEOUT, Limits, Sandbox, SandboxError
-from envs.grading.sandbox_backends import BACKENDS, Backend
+from envs.grading.sandbox.backends import BACKENDS, Backend
 from envs.text_env import Grade
 
 _MAX_ATTEMPTS = 2
