@@ -1,0 +1,45 @@
+"""The comparison of methods: runs, reports, and goes on where it stopped."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def compare(results: Path, *arguments: str) -> str:
+    command = [sys.executable, "tuned_examples/aspo_vs_grpo.py", "--smoke", "--results", str(results), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def trials(results: Path) -> list[list[dict]]:
+    files = sorted(results.glob("aspo_vs_grpo/*/result.json"))
+    return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+
+
+@pytest.mark.slow
+def test_the_comparison_runs_reports_and_restores(tmp_path):
+    output = compare(tmp_path)
+    assert "2 methods x 2 seeds = 4 trials of 3 iterations" in output
+    runs = trials(tmp_path)
+    assert [len(run) for run in runs] == [3] * 4
+    points = {(run[0]["config"]["loss"], run[0]["config"]["seed"]) for run in runs}
+    assert points == {(loss, seed) for loss in ("aspo", "grpo") for seed in (0, 1)}
+    # Paired: before training, trials of one seed see the same completions of the same prompts.
+    for seed in (0, 1):
+        first = [run[0] for run in runs if run[0]["config"]["seed"] == seed]
+        assert first[0]["evaluation_at_start"] == first[1]["evaluation_at_start"]
+        assert first[0]["reward"] == first[1]["reward"] and first[0]["length"] == first[1]["length"]
+
+    page = (tmp_path / "aspo_vs_grpo" / "report" / "report.html").read_text()
+    assert "No difference shown" in page  # two pairs cannot show one
+    assert "weight_by_prob" in page or "token_weights" in page
+
+    compare(tmp_path, "--resume")
+    assert trials(tmp_path) == runs
