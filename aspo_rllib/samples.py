@@ -64,7 +64,7 @@ def completion_rows(groups: Iterable[RolloutGroup]) -> list[dict[str, Any]]:
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, pa.DataType]) -> None:
     """Write rows as parquet, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f".{path.name}")  # readers of the folder pass over names with a dot
     pq.write_table(pa.Table.from_pylist(list(rows), schema=pa.schema(columns.items())), partial)
     os.replace(partial, path)
 
