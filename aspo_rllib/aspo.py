@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_RL_MODULE
-from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     EPISODE_RETURN_MEAN,
@@ -25,9 +24,10 @@ from aspo_rllib.advantages import group_advantages, informative_groups, overlong
 from aspo_rllib.batching import COSTS, build_train_batches
 from aspo_rllib.checkpoints import whole_folder
 from aspo_rllib.config import ASPOConfig, GRPOConfig
+from aspo_rllib.env_creators import env_creator_of
 from aspo_rllib.env_runner import load_tokenizer, sample_groups
+from aspo_rllib.evaluation_sets import open_sets, prompts_of
 from aspo_rllib.metrics import merge_updates, rollout_metrics
-from aspo_rllib.prompts import PromptEncoder
 from aspo_rllib.task_order import TaskOrder
 from aspo_rllib.types import RolloutGroup, TrainBatch
 
@@ -57,6 +57,7 @@ class ASPO(Algorithm):
                 self._check_sync(groups)
         self._log_rollouts(groups)
         self.latest_groups = groups  # for callbacks
+        self.iterations_trained += 1
 
     def _sample(self) -> list[RolloutGroup]:
         """A whole batch of groups: a prompt on whose completions the grader itself failed is replaced by the next."""
@@ -87,11 +88,12 @@ class ASPO(Algorithm):
         if config.drop_uniform_groups:
             kept = [g for g in groups if informative_groups([[r.correct for r in g.rollouts]])[0]]
         self._log({"groups/used_frac": len(kept) / len(groups)})
+        self.latest_advantages = {g.position: self._advantages(g) for g in kept}
         if not kept:
             return []
         return build_train_batches(
             kept,
-            [self._advantages(g) for g in kept],
+            list(self.latest_advantages.values()),
             num_learners=config.num_learners,
             minibatch_prompts=config.minibatch_prompts,
             max_tokens_per_microbatch=config.max_tokens_per_microbatch,
@@ -158,33 +160,32 @@ class ASPO(Algorithm):
 
     def setup(self, config: ASPOConfig) -> None:
         # What can be wrong with env and tokenizer is found here, before any engine boots.
-        self.prompts = self._prompts_of(self.config)
+        tokenizer, _ = load_tokenizer(self.config)
+        self.prompts = prompts_of(self.config, tokenizer)
+        self.evaluation_sets = open_sets(self.config, lambda config: prompts_of(config, tokenizer))
         print(self.config.plan(), flush=True)
         self.task_order = TaskOrder(len(self.prompts), seed=self.config.seed or 0)
+        self.iterations_trained = 0
+        # For callbacks: the last batch, the advantages of those of its groups that were trained on by position, and
+        # the groups of the last evaluation by set.
         self.latest_groups: list[RolloutGroup] = []
+        self.latest_advantages: dict[int, np.ndarray] = {}
+        self.latest_evaluation_groups: dict[str, list[RolloutGroup]] = {}
         self._latest_evaluation: dict[str, Any] = {}
         super().setup(config)
-        self.evaluation_prompts = self._prompts_of(self.evaluation_config)
         self._layout = self.learner_group.on_all(lambda learner: learner.layout)[0]
         # RLlib's initial sync is skipped when connector states are not broadcast.
         self._sync_weights()
 
-    def _prompts_of(self, config) -> PromptEncoder:
-        env = self.env_creator(EnvContext(config.env_config, worker_index=0))
-        tokenizer, _ = load_tokenizer(config)
-        return PromptEncoder(env, tokenizer)
-
     def cleanup(self) -> None:
         super().cleanup()
-        self.prompts.close()
-        self.evaluation_prompts.close()
+        for prompts in (self.prompts, *(s.prompts for s in self.evaluation_sets.values())):
+            prompts.close()
 
     @staticmethod
     def _get_env_id_and_creator(env_specifier, config):
-        # "aspo/..." ids live in the package `envs`, which Gymnasium imports for an id in this form.
-        if isinstance(env_specifier, str) and env_specifier.startswith("aspo/"):
-            env_specifier = f"envs:{env_specifier}"
-        return Algorithm._get_env_id_and_creator(env_specifier, config)
+        assert env_specifier == config.env
+        return env_specifier, env_creator_of(config)
 
     def __repr__(self) -> str:
         # RLlib's needs the config, which is not there yet when __init__ raises: the actor would die of that instead.
@@ -232,12 +233,14 @@ class ASPO(Algorithm):
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
         state["task_position"] = self.task_order.position
+        state["iterations_trained"] = self.iterations_trained
         state["latest_evaluation"] = self._latest_evaluation
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         self.task_order.position = state["task_position"]
+        self.iterations_trained = state["iterations_trained"]
         self._latest_evaluation = state["latest_evaluation"]
 
     def save_to_path(self, path: str | Path | None = None, **kwargs) -> str:

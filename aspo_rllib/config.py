@@ -92,7 +92,9 @@ class ASPOConfig(TextAlgorithmConfig):
         self.layout: str | None = None
         self.max_sync_drift: float | None = None
 
+        # evaluation()
         self.evaluate_before_training = True
+        self.eval_sets: dict[str, dict[str, Any]] | None = None
 
     # ---- builder methods -------------------------------------------------------------------------------------
 
@@ -250,7 +252,13 @@ class ASPOConfig(TextAlgorithmConfig):
         super().training(**rllib)
         return self._set("training", given | {"unknown": unknown})
 
-    def evaluation(self, *, evaluate_before_training: bool = NotProvided, **rllib: Any) -> Self:
+    def evaluation(
+        self,
+        *,
+        evaluate_before_training: bool = NotProvided,
+        eval_sets: dict[str, dict[str, Any]] | None = NotProvided,
+        **rllib: Any,
+    ) -> Self:
         """Evaluation on the training runners, between iterations. Other keywords go to RLlib's `evaluation`.
 
         The ones that matter: `evaluation_interval` (iterations), `evaluation_duration` (how many prompts: the first
@@ -260,10 +268,16 @@ class ASPOConfig(TextAlgorithmConfig):
         Args:
             evaluate_before_training: Whether, with an `evaluation_interval`, the first `train()` starts with an
                 evaluation. Its result stands in the first result as `evaluation_at_start`.
+            eval_sets: Several sets of prompts by name, e.g. {"aime24": {"env": "aspo/Math-v0", "env_config": {"data":
+                "aime24.parquet"}, "evaluation_duration": 30, "group_size": 64}}. Each set's settings, those of
+                `evaluation_sets.SETTINGS`, go on top of `evaluation_config`; one that names its env does not get the
+                training env's `env_config`. Results stand under `evaluation/<name>/`, and `evaluation/accuracy` is the
+                mean over the sets. None: one set, whose results stand under `evaluation/`.
         """
         unknown = self._split_off_unknown(rllib, AlgorithmConfig.evaluation)
         super().evaluation(**rllib)
-        return self._set("evaluation", {"evaluate_before_training": evaluate_before_training, "unknown": unknown})
+        given = {"evaluate_before_training": evaluate_before_training, "eval_sets": eval_sets}
+        return self._set("evaluation", given | {"unknown": unknown})
 
     # ---- presets ---------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import ray
@@ -23,6 +24,8 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 
 from aspo_rllib import weight_sync
 from aspo_rllib.engine import Completion, VLLMEngine
+from aspo_rllib.env_creators import env_creator_of
+from aspo_rllib.evaluation_sets import set_configs
 from aspo_rllib.prompts import Prompt, PromptEncoder
 from aspo_rllib.types import Rollout, RolloutGroup
 from envs.grading.pool import Graded, GradingPool, ungraded
@@ -39,7 +42,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         super().__init__(config=config, **kwargs)
         self._env_creator = env_creator
         self._callbacks = [cls() for cls in force_list(config.callbacks_class)]
-        self._tasks: dict[str, tuple[PromptEncoder, GradingPool]] = {}
+        self._tasks: dict[bytes, tuple[PromptEncoder, GradingPool]] = {}
         self._base_seed = config.seed if config.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._weights: weight_sync.WeightsHandle | None = None
         self.tokenizer, self.stop_token_ids = load_tokenizer(config)
@@ -55,7 +58,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
 
         Args:
             tasks: (position, index) as `TaskOrder.lease` gives them.
-            config: Whose env_config and sampling settings to use; None: the runner's own. Evaluation passes its own.
+            config: Whose env and sampling settings to use; None: the runner's own. Evaluation passes its own.
 
         Returns one group per task, in the order of `tasks`. Raises ValueError for a prompt that is too long.
         """
@@ -180,11 +183,13 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
 
     def _tasks_of(self, config) -> tuple[PromptEncoder, GradingPool]:
         """The env of a config, as a source of prompts and as copies that grade; made once."""
-        key = repr(sorted(config.env_config.items()))
+        # Not repr, which is the same for two data sets of one size.
+        key = cloudpickle.dumps((config.env, config.env_config, config.graders, config.grader_timeout_s))
         if key not in self._tasks:
             context = EnvContext(config.env_config, worker_index=self.worker_index, num_workers=self.num_workers)
-            pool = GradingPool(self._maker_of_copies(context), config.graders, config.grader_timeout_s)
-            env = self._env_creator(context)
+            creator = self._env_creator if config.env == self.config.env else env_creator_of(config)
+            pool = GradingPool(_maker_of_copies(creator, context), config.graders, config.grader_timeout_s)
+            env = creator(context)
             self._tasks[key] = (PromptEncoder(env, self.tokenizer), pool)
             make_callback(
                 "on_environment_created",
@@ -199,14 +204,6 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
             )
         return self._tasks[key]
 
-    def _maker_of_copies(self, context: EnvContext) -> Callable[[], gym.Env]:
-        creator = self._env_creator
-        by_id = isinstance(creator, partial) and creator.func is _gym_env_creator
-        if by_id and isinstance(creator.keywords["env_descriptor"], str):
-            # The same env without RLlib, whose import would take each grading worker seconds.
-            return partial(gym.make, creator.keywords["env_descriptor"], **context)
-        return partial(creator, context)
-
     def _close_envs(self) -> None:
         for encoder, pool in self._tasks.values():
             pool.close()
@@ -219,7 +216,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         return VLLMEngine(
             config.llm_model,
             dtype=config.dtype,
-            max_model_len=config.max_model_len,
+            max_model_len=max(c.max_model_len for c in (config, *set_configs(config).values())),
             max_num_seqs=config.max_num_seqs,
             kv_cache_memory_bytes=config.kv_cache_memory_bytes or (CPU_KV_CACHE_BYTES if on_cpu else None),
             gpu_memory_utilization=config.gpu_memory_utilization,
@@ -243,6 +240,15 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
     def stop(self) -> None:
         self.engine.close()
         self._close_envs()
+
+
+def _maker_of_copies(creator: Callable[[EnvContext], gym.Env], context: EnvContext) -> Callable[[], gym.Env]:
+    if isinstance(creator, partial) and creator.func is _gym_env_creator:
+        env_id = creator.keywords["env_descriptor"]
+        if isinstance(env_id, str):
+            # The same env without RLlib, whose import would take each grading worker seconds.
+            return partial(gym.make, env_id, **context)
+    return partial(creator, context)
 
 
 def load_tokenizer(config) -> tuple[PreTrainedTokenizerBase, list[int]]:

@@ -129,19 +129,3 @@ def repetition(text: str) -> float:
     words = text.split()
     ngrams = [tuple(words[i : i + REPETITION_NGRAM_WORDS]) for i in range(len(words) - REPETITION_NGRAM_WORDS + 1)]
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
-
-
-def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
-    """Unbiased pass@k per prompt (arXiv 2107.03374 eq. 1) from `[P, n]` verdicts, n >= k: `[P]`."""
-    n, right = correct.shape[1], correct.sum(axis=1)
-    assert n >= k, (n, k)
-    # 1 - C(n - c, k) / C(n, k) as a product, which neither overflows nor cancels.
-    miss = np.ones(len(correct))
-    for i in range(k):
-        miss *= np.clip(n - right - i, 0, None) / (n - i)
-    return 1 - miss
-
-
-def standard_error(per_prompt: np.ndarray) -> float:
-    """Standard error of the mean over prompts; the prompts are the independent draws, not the completions."""
-    return float(per_prompt.std(ddof=1) / np.sqrt(len(per_prompt))) if len(per_prompt) > 1 else float("nan")

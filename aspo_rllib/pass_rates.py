@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
+
+from aspo_rllib.trial_folder import trial_folder
 
 FILE_NAME = "pass_rates.jsonl"
 
@@ -19,7 +20,7 @@ class PassRatesCallback(RLlibCallback):
     """
 
     def on_train_result(self, *, algorithm, result: dict, **kwargs) -> None:
-        with (Path(algorithm.logdir) / FILE_NAME).open("a", encoding="utf-8") as file:
+        with (trial_folder(algorithm) / FILE_NAME).open("a", encoding="utf-8") as file:
             for group in algorithm.latest_groups:
                 verdicts = [rollout.correct for rollout in group.rollouts]
                 row = {

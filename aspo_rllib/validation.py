@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
+from aspo_rllib.evaluation_sets import check_eval_sets, set_configs
 from aspo_rllib.lora import check_settings
 from aspo_rllib.losses import KL_ESTIMATORS
 from aspo_rllib.mismatch import CORRECTIONS, LEVELS
@@ -82,10 +83,12 @@ def check(config: ASPOConfig) -> None:
     _check_lora(config)
     if config.in_evaluation:
         _require(config, "temperature", ">= 0", lambda v: _is_number(v) and v >= 0)
+        _require(config, "evaluation_duration", "an int >= 1", lambda v: _is_int(v) and v >= 1)
+        _require(config, "env", "the id of an env, or its class", lambda v: isinstance(v, (str, type)))
         if config.temperature == 0 and config.group_size > 1:
             raise ValueError(
                 f"group_size={config.group_size} at temperature=0: all completions of a prompt would be the same; "
-                "set group_size=1 in evaluation_config."
+                "set group_size=1 for the evaluation."
             )
         return
     _require(config, "temperature", "in (0, 2]", lambda v: _is_number(v) and 0 < v <= 2)
@@ -114,12 +117,24 @@ def check(config: ASPOConfig) -> None:
             f"evaluation_num_env_runners={config.evaluation_num_env_runners}: expected 0; evaluation runs on the "
             "training runners, between iterations."
         )
+    _check_evaluation(config)
     if config.steps_per_iteration == 1 and config.loss == "aspo":
         warnings.warn(
             "One optimizer step per batch: every ratio is 1 there and ASPO equals GRPO. "
             "Lower minibatch_prompts or raise num_epochs to tell them apart.",
             stacklevel=2,
         )
+
+
+def _check_evaluation(config: ASPOConfig) -> None:
+    if config.eval_sets is not None:
+        check_eval_sets(config.eval_sets)
+    for name, set_config in set_configs(config).items():
+        try:
+            check(set_config)
+        except ValueError as error:
+            where = f"eval_sets[{name!r}]" if config.eval_sets else "evaluation_config"
+            raise ValueError(f"{where}: {error}") from None
 
 
 def _check_model(config: ASPOConfig) -> None:

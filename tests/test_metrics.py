@@ -1,10 +1,8 @@
-"""Metrics: sums until the very end, and the two estimators of evaluation."""
+"""Metrics: sums until the very end."""
 
 import math
 from dataclasses import replace
-from itertools import combinations
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,10 +11,8 @@ from aspo_rllib.losses import policy_loss
 from aspo_rllib.metrics import (
     Tally,
     merge_updates,
-    pass_at_k,
     repetition,
     rollout_metrics,
-    standard_error,
     tally_frozen,
     tally_loss,
 )
@@ -152,21 +148,6 @@ def test_rollout_metrics_by_hand(make_groups):
     assert metrics["grader/timeouts"] == 2 and metrics["grader/seconds"] == 3.0
 
 
-@pytest.mark.parametrize(("right", "n"), [(0, 5), (1, 5), (3, 5), (5, 5), (2, 8), (7, 8)])
-def test_pass_at_k_counts_the_subsets_with_a_right_answer(right, n):
-    correct = np.array([True] * right + [False] * (n - right))
-    for k in range(1, n + 1):
-        subsets = [any(subset) for subset in combinations(correct, k)]
-        assert pass_at_k(correct[None], k)[0] == pytest.approx(np.mean(subsets), abs=1e-12)
-
-
-def test_pass_at_k_of_many_samples_does_not_overflow():
-    # 1 right of 2000, k = 1000: a subset holds it with probability k / n = 1/2.
-    correct = np.zeros((1, 2000), dtype=bool)
-    correct[0, 7] = True
-    assert pass_at_k(correct, 1000)[0] == pytest.approx(0.5, abs=1e-12)
-
-
 def test_repetition_by_hand():
     words = [f"w{i}" for i in range(20)]
     assert repetition(" ".join(words)) == 0.0  # one 20-gram
@@ -176,9 +157,3 @@ def test_repetition_by_hand():
     # 24 times the same word: 5 equal windows: 1 - 1/5.
     assert repetition("again " * 24) == pytest.approx(4 / 5)
     assert repetition("") == 0.0
-
-
-def test_standard_error_is_over_prompts():
-    # Means 0, 1, 1, 0: unbiased std sqrt(4 x 0.25 / 3) = 0.5773503, over sqrt(4): 0.2886751.
-    assert standard_error(np.array([0.0, 1.0, 1.0, 0.0])) == pytest.approx(0.2886751)
-    assert math.isnan(standard_error(np.array([0.5])))
