@@ -1,0 +1,128 @@
+"""What the training scripts of `tuned_examples` share: their options, and the run under Ray Tune."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables would come between our lines
+
+import ray
+from ray import tune
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+from aspo_rllib import resources
+from aspo_rllib.config import ASPOConfig
+from aspo_rllib.dry_run import GIB, describe_run
+from aspo_rllib.progress import ProgressCallback
+
+
+def options(
+    description: str, *, name: str, model: str, data: str, iterations: int, num_env_runners: int, num_learners: int
+) -> argparse.ArgumentParser:
+    """The options of a training script, with these defaults; add its own to the parser.
+
+    name: what the run's folder below the storage path is called.
+    """
+    parser = argparse.ArgumentParser(
+        description=description.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--name", default=name, help="folder of the run below --storage-path")
+    add("--model", default=model, help="folder or hub id")
+    add("--data", default=data, help="file or hub name of the training tasks")
+    add("--iterations", type=int, default=iterations)
+    add("--seed", type=int, default=0)
+    add("--num-env-runners", type=int, default=num_env_runners, help="vLLM engines")
+    add("--num-learners", type=int, default=num_learners, help="FSDP2 learners; 0: one in the algorithm's process")
+    add("--storage-path", default="results", help="folder, or URI such as s3://bucket/runs, for logs and checkpoints")
+    add("--resume", action="store_true", help="go on from the last checkpoint of the run of this name, if any")
+    add("--dry-run", action="store_true", help="print plan, memory and resources, then stop")
+    add("--gpu-memory-gib", type=float, default=80.0, help="memory of one GPU, for the estimates of --dry-run")
+    add("--wait-for-nodes-s", type=float, default=0.0, help="seconds to wait for nodes that are still starting")
+    return parser
+
+
+class HeldOutAccuracy(RLlibCallback):
+    """Puts the latest evaluation's accuracy into each result as `held_out_accuracy`.
+
+    To score checkpoints by: Tune finds no nested name such as "evaluation/accuracy" there, and would silently keep the
+    newest ones instead.
+    """
+
+    def on_train_result(self, *, algorithm, result: dict, **kwargs) -> None:
+        if "evaluation" in result:
+            result["held_out_accuracy"] = result["evaluation"]["accuracy"]
+
+
+def run(
+    config: ASPOConfig,
+    args: argparse.Namespace,
+    *,
+    checkpoint_config: tune.CheckpointConfig,
+    failure_config: tune.FailureConfig,
+    callbacks: Sequence[tune.Callback] = (),
+) -> tune.Result | None:
+    """Train under Ray Tune as `options` were chosen, on the cluster at hand or else on this machine.
+
+    callbacks: of Tune's, W&B's or MLflow's for example, besides our own lines and Tune's CSV, JSON and TensorBoard.
+
+    Returns the run's result, None after --dry-run. Raises ValueError for a config that is not valid, and SystemExit,
+    before anything starts, where the cluster has not what the config asks for, or a run of this name is there already;
+    also when the run has failed.
+    """
+    bundles = resources.asked_bundles(config)
+    if args.dry_run:
+        print(describe_run(config, int(args.gpu_memory_gib * GIB)), flush=True)
+    if not ray.is_initialized():
+        ray.init(logging_level="ERROR", logging_config=ray.LoggingConfig(log_level="ERROR"))
+    try:
+        resources.require_resources(bundles, args.wait_for_nodes_s)
+    except RuntimeError as error:
+        raise SystemExit(str(error)) from None
+    if args.dry_run:
+        print("           the cluster has them")
+        return None
+    result = _tuner(config, args, checkpoint_config, failure_config, callbacks).fit()[0]
+    if result.error:
+        raise SystemExit(f"The run failed; see {result.path}")
+    print(f"results     {result.path}\ncheckpoint  {result.checkpoint.path}", flush=True)
+    return result
+
+
+def storage_path(text: str) -> str:
+    """A URI as it is, a folder as an absolute path: the workers' current folder is not ours."""
+    return text if "://" in text else str(Path(text).expanduser().resolve())
+
+
+def _tuner(
+    config: ASPOConfig,
+    args: argparse.Namespace,
+    checkpoint_config: tune.CheckpointConfig,
+    failure_config: tune.FailureConfig,
+    callbacks: Sequence[tune.Callback],
+) -> tune.Tuner:
+    storage = storage_path(args.storage_path)
+    trainable = config.algo_class.__name__
+    path = f"{storage}/{args.name}"
+    if tune.Tuner.can_restore(path):
+        if not args.resume:
+            raise SystemExit(f"There is a run at {path} already: give --resume to go on with it, or another --name.")
+        print(f"resuming    {path}", flush=True)
+        return tune.Tuner.restore(path, trainable, param_space=config, resume_errored=True)
+    print(f"starting    {path}", flush=True)
+    return tune.Tuner(
+        trainable,
+        param_space=config,
+        run_config=tune.RunConfig(
+            name=args.name,
+            storage_path=storage,
+            stop={"training_iteration": args.iterations},
+            callbacks=[ProgressCallback(args.iterations), *callbacks],
+            checkpoint_config=checkpoint_config,
+            failure_config=failure_config,
+            verbose=0,
+        ),
+    )

@@ -1,0 +1,57 @@
+"""ASPO on grade-school math: Qwen2.5-0.5B-Instruct on one GPU of 24 GiB, which engine and learner share.
+
+The paper's loss, shorter completions, a larger learning rate. It has not run on GPUs: see --dry-run first.
+"""
+
+from ray import tune
+
+from aspo_rllib import ASPOConfig
+from aspo_rllib.recipe import HeldOutAccuracy, options, run
+
+parser = options(
+    __doc__,
+    name="gsm8k_aspo_0.5b",
+    model="Qwen/Qwen2.5-0.5B-Instruct",
+    data="openai/gsm8k:main",
+    iterations=200,
+    num_env_runners=1,
+    num_learners=0,
+)
+parser.set_defaults(gpu_memory_gib=24)
+
+
+def make_config(args) -> ASPOConfig:
+    return (
+        ASPOConfig.paper()
+        .environment("aspo/Math-v0", env_config={"data": args.data})
+        .llm(model=args.model, dtype="bfloat16", max_prompt_tokens=512, gradient_checkpointing=True)
+        .llm(gpu_memory_utilization=0.4)  # the learner has the rest
+        .sampling(group_size=16, temperature=1.0, max_completion_tokens=1024)
+        .training(batch_prompts=64, minibatch_prompts=16, num_epochs=3, lr=2e-6, warmup_steps=12, weight_decay=0.1)
+        .training(clip_low=0.2, clip_high=0.2, weight_cap=3.0, aggregation="sequence", kl_coef=0.001, grad_clip=1.0)
+        .training(overlong_buffer_tokens=16, max_tokens_per_microbatch=8192)  # memory alone; five of the longest
+        .env_runners(num_env_runners=args.num_env_runners, num_gpus_per_env_runner=0.4, num_cpus_per_env_runner=4)
+        .learners(num_learners=args.num_learners, num_gpus_per_learner=0.6)
+        .evaluation(
+            evaluation_interval=10,
+            evaluation_duration=256,  # of 1,319
+            evaluation_config={"env_config": {"split": "test"}, "group_size": 4, "temperature": 0.8},
+        )
+        .callbacks(HeldOutAccuracy)
+        .debugging(seed=args.seed)
+    )
+
+
+if __name__ == "__main__":
+    args = parser.parse_args()
+    run(
+        make_config(args),
+        args,
+        checkpoint_config=tune.CheckpointConfig(
+            num_to_keep=3,
+            checkpoint_score_attribute="held_out_accuracy",
+            checkpoint_frequency=10,
+            checkpoint_at_end=True,
+        ),
+        failure_config=tune.FailureConfig(max_failures=3),
+    )
