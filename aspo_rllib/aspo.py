@@ -33,6 +33,7 @@ from aspo_rllib.types import RolloutGroup, TrainBatch
 
 PROBE_PROMPTS = 8
 PROBE_TOKENS = 16
+HELD_OUT_ACCURACY = "held_out_accuracy"
 MAX_RESAMPLING = 4  # times batch_prompts, before graders that fail end the run
 
 
@@ -153,8 +154,11 @@ class ASPO(Algorithm):
         results = super().step()
         if EVALUATION_RESULTS in results:
             self._latest_evaluation = {**results[EVALUATION_RESULTS], "iteration": self.iteration + 1}
-        latest = {EVALUATION_RESULTS: self._latest_evaluation} if self._latest_evaluation else {}
-        return {**results, **at_start, **latest}
+        if not self._latest_evaluation:
+            return results
+        # At the top, too, for CheckpointConfig(checkpoint_score_attribute=...), which finds no nested name.
+        top = {HELD_OUT_ACCURACY: self._latest_evaluation["accuracy"]}
+        return {**results, **at_start, **top, EVALUATION_RESULTS: self._latest_evaluation}
 
     # ---- set-up ----------------------------------------------------------------------------------------------
 

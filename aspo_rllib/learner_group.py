@@ -80,8 +80,18 @@ class ASPOLearnerGroup(LearnerGroup):
             self.on_all(lambda learner: learner.load_weights(handle))
 
     def save_to_path(self, path=None, *, state=None, filesystem=None, use_msgpack=False) -> str:
-        """Every rank writes its shards below `path`, rank 0 a Hugging Face folder; raises unless all did."""
+        """Every rank writes its shards below `path`, rank 0 a Hugging Face folder; raises unless all did.
+
+        Raises RuntimeError if a learner, on another node, does not see the folder.
+        """
         path = Path(path).resolve()
+        path.mkdir(parents=True, exist_ok=True)
+        blind = [rank for rank, sees in enumerate(self.on_all(lambda learner: path.is_dir())) if not sees]
+        if blind:
+            raise RuntimeError(
+                f"Learner(s) {blind} do not see {path}: their part of the checkpoint would be lost with their nodes. "
+                "Set TMPDIR to a folder that all nodes share, or keep the learners on one node."
+            )
         self.on_all(lambda learner: learner.save_checkpoint(path))
         return str(path)
 

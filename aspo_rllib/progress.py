@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +33,7 @@ class ProgressCallback(Callback):
 
     def __init__(self, iterations: int, stream: TextIO | None = None):
         self._iterations = iterations
-        self._stream = stream or sys.stdout
+        self._stream = stream  # None is print's sys.stdout; kept here, it could not be pickled, which Tune does
         self._trials_shown: set[str] = set()
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:

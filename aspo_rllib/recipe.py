@@ -11,7 +11,6 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables would come
 
 import ray
 from ray import tune
-from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from aspo_rllib import resources
 from aspo_rllib.config import ASPOConfig
@@ -43,18 +42,6 @@ def options(
     add("--gpu-memory-gib", type=float, default=80.0, help="memory of one GPU, for the estimates of --dry-run")
     add("--wait-for-nodes-s", type=float, default=0.0, help="seconds to wait for nodes that are still starting")
     return parser
-
-
-class HeldOutAccuracy(RLlibCallback):
-    """Puts the latest evaluation's accuracy into each result as `held_out_accuracy`.
-
-    To score checkpoints by: Tune finds no nested name such as "evaluation/accuracy" there, and would silently keep the
-    newest ones instead.
-    """
-
-    def on_train_result(self, *, algorithm, result: dict, **kwargs) -> None:
-        if "evaluation" in result:
-            result["held_out_accuracy"] = result["evaluation"]["accuracy"]
 
 
 def run(

@@ -17,7 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from aspo_rllib import TINY_MODEL, ASPOConfig, resources
-from aspo_rllib.recipe import HeldOutAccuracy, options, run, storage_path
+from aspo_rllib.recipe import options, run, storage_path
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = {
@@ -213,14 +213,6 @@ def test_a_broken_run_goes_on_from_its_last_checkpoint(count, tmp_path, capfd):
     assert "resuming" in capfd.readouterr().out
     counted = list(result.metrics_dataframe["count"])
     assert counted == [1, 2, 3, 4, 5]  # not from 1 again
-
-
-def test_checkpoints_are_scored_by_the_latest_evaluation():
-    result = {"evaluation": {"accuracy": 0.25, "iteration": 4}}
-    HeldOutAccuracy().on_train_result(algorithm=None, result=result)
-    assert result["held_out_accuracy"] == 0.25
-    for name in RECIPES:
-        assert config_of(name).callbacks_class is HeldOutAccuracy
 
 
 def test_a_folder_is_absolute_and_a_uri_stays(monkeypatch, tmp_path):

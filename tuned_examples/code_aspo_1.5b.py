@@ -6,7 +6,7 @@ Four GPUs sample, four train; programs run in a sandbox beside the engines. It h
 from ray import tune
 
 from aspo_rllib import ASPOConfig
-from aspo_rllib.recipe import HeldOutAccuracy, options, run
+from aspo_rllib.recipe import options, run
 
 parser = options(
     __doc__,
@@ -40,7 +40,6 @@ def make_config(args) -> ASPOConfig:
                 "temperature": 0.8,
             },
         )
-        .callbacks(HeldOutAccuracy)
         .debugging(seed=args.seed)
     )
 

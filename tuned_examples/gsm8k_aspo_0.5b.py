@@ -6,7 +6,7 @@ The paper's loss, shorter completions, a larger learning rate. It has not run on
 from ray import tune
 
 from aspo_rllib import ASPOConfig
-from aspo_rllib.recipe import HeldOutAccuracy, options, run
+from aspo_rllib.recipe import options, run
 
 parser = options(
     __doc__,
@@ -37,7 +37,6 @@ def make_config(args) -> ASPOConfig:
             evaluation_duration=256,  # of 1,319
             evaluation_config={"env_config": {"split": "test"}, "group_size": 4, "temperature": 0.8},
         )
-        .callbacks(HeldOutAccuracy)
         .debugging(seed=args.seed)
     )
 

@@ -6,7 +6,7 @@ Four GPUs sample, four train. Nothing of it has run on GPUs yet: look at --dry-r
 from ray import tune
 
 from aspo_rllib import ASPOConfig
-from aspo_rllib.recipe import HeldOutAccuracy, options, run
+from aspo_rllib.recipe import options, run
 
 parser = options(
     __doc__,
@@ -39,7 +39,6 @@ def make_config(args) -> ASPOConfig:
                 "temperature": 0.8,
             },
         )
-        .callbacks(HeldOutAccuracy)
         .debugging(seed=args.seed)
     )
 
