@@ -32,7 +32,7 @@ SETTINGS = (
 )
 # Beside the sets' own results.
 _RESERVED_NAMES = ("accuracy", "env_runners", "iteration")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_NAME = re.compile(r"(?!.*--)[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # RLlib joins names with "--" in checkpoints
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def check_eval_sets(eval_sets: Any) -> None:
     for name, settings in eval_sets.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED_NAMES:
             raise ValueError(
-                f"eval_sets: the name {name!r}: expected letters, digits and _.+- and none of {_RESERVED_NAMES}."
+                f"eval_sets: the name {name!r}: expected letters, digits and _.+-, no '--', and none of "
+                f"{', '.join(_RESERVED_NAMES)}."
             )
         if not isinstance(settings, dict):
             raise ValueError(f"eval_sets[{name!r}]={settings!r}: expected a dict of settings.")

@@ -23,7 +23,7 @@ def scores(rows: Sequence[Row]) -> dict[str, float]:
     - `pass@1`, `pass@2`, `pass@4`, ... `pass@k`, each with `_se`: unbiased.
     - `maj@k`, `maj@k_se`: see `majority`. NaN if no completion of the whole evaluation has an extracted answer.
     - `num_prompts`, `length_mean` (tokens), `truncated_frac`, `repetition_frac`.
-    - `by_source/<data source>/accuracy` and `/num_prompts`, with "--" for a "/" in the source's name.
+    - `by_source/<data source>/accuracy` and `/num_prompts`, with "." for a "/" in the source's name.
     - `by_difficulty/<difficulty>/accuracy` and `/num_prompts`, if the env's info tells a difficulty.
     - `by_pass_rate/<bucket>/num_prompts`: prompts by their share of right completions: never (0), hard (up to 1/4),
       medium (up to 3/4), easy (below 1), always (1).
@@ -114,7 +114,8 @@ def _accuracy_by(group: str, labels: Sequence[str | None], per_prompt: np.ndarra
     members = defaultdict(list)
     for label, accuracy in zip(labels, per_prompt, strict=True):
         if label is not None:
-            members[label.replace("/", "--")].append(accuracy)
+            # RLlib joins names with "/" in results, and with "--" in checkpoints.
+            members[label.replace("/", ".").replace("--", ".")].append(accuracy)
     results = {}
     for label in sorted(members):
         results[f"{group}/{label}/accuracy"] = float(np.mean(members[label]))

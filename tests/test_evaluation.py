@@ -66,6 +66,7 @@ BAD_SETS = [
     ({}, "eval_sets={}: expected a dict"),
     ({"accuracy": {}}, "'accuracy'"),
     ({"a/b": {}}, "'a/b'"),
+    ({"a--b": {}}, "'a--b'"),
     ({"aime": None}, "eval_sets['aime']=None: expected a dict"),
     ({"aime": {"groupsize": 4}}, "eval_sets['aime']: unknown setting 'groupsize'. Did you mean 'group_size'?"),
     ({"aime": {"lr": 1}}, "eval_sets['aime']: unknown setting 'lr'"),
@@ -143,7 +144,7 @@ def test_every_set_has_its_own_numbers(run):
         assert numbers["num_prompts"] == num_prompts
         assert numbers["accuracy"] == numbers[f"avg@{k}"] <= numbers[f"pass@{k}"]
     assert evaluation["accuracy"] == np.mean([evaluation[name]["accuracy"] for name in ("test", "long", "digits")])
-    assert evaluation["test"]["by_source"]["arithmetic--+3"]["num_prompts"] == 8
+    assert evaluation["test"]["by_source"]["arithmetic.+3"]["num_prompts"] == 8
     assert {name: numbers["num_prompts"] for name, numbers in evaluation["digits"]["by_difficulty"].items()} == {
         "even": 3,
         "odd": 2,
@@ -242,6 +243,6 @@ def test_samples_and_pass_rates_lie_in_the_trials_folder_under_tune(ray_session,
     assert result.error is None
     assert (Path(result.path) / "samples" / "evaluation_000001.parquet").exists()
     assert len((Path(result.path) / "pass_rates.jsonl").read_text().splitlines()) == 4
-    assert "evaluation/by_source/arithmetic--+3/accuracy" in result.metrics_dataframe.columns
+    assert "evaluation/by_source/arithmetic.+3/accuracy" in result.metrics_dataframe.columns
     # Tune's own events stay alone in their folder: TensorBoard follows one file per folder.
     assert len(list(Path(result.path).glob("events.out.tfevents*"))) == 1

@@ -96,8 +96,8 @@ def test_accuracy_by_source_and_difficulty():
         + prompt(2, [0, 0], data_source="aime", difficulty="5")
     )
     assert {name: value for name, value in results.items() if name.startswith(("by_source", "by_difficulty"))} == {
-        "by_source/openai--gsm8k/accuracy": 0.75,
-        "by_source/openai--gsm8k/num_prompts": 2,
+        "by_source/openai.gsm8k/accuracy": 0.75,
+        "by_source/openai.gsm8k/num_prompts": 2,
         "by_source/aime/accuracy": 0,
         "by_source/aime/num_prompts": 1,
         "by_difficulty/1/accuracy": 1,
