@@ -175,55 +175,46 @@ def test_sampling_goes_on_after_a_refused_prompt(runner, config, groups):
 
 
 @pytest.fixture(scope="module")
-def runner_of(ray_session, make_config):
-    """`runner_of(EnvClass, env_config)`: a runner on an env of one's own, with two grading workers."""
-    actors = []
-
-    def start_runner(env_class, env_config):
-        config = make_config().environment(env_config=env_config).sampling(group_size=6, num_graders=2)
-        runner = ray.remote(VLLMEnvRunner).options(num_cpus=1)
-        creator = lambda context: env_class(**context)  # noqa: E731  a creator that workers cannot import
-        actors.append(runner.remote(config=config, env_creator=creator, worker_index=1))
-        return actors[-1], config
-
-    yield start_runner
-    for actor in actors:
-        ray.get(actor.stop.remote())
-        ray.kill(actor)
-
-
-def test_what_goes_wrong_while_grading(runner_of, groups):
-    # One engine for four cases: its boot is what takes time.
-    runner, config = runner_of(grading_envs.Troublesome, {"trouble": "none"})
+def troubled(ray_session, make_config):
+    """`troubled(trouble, tasks, ...)`: samples with two grading workers on an env whose grading goes wrong."""
+    config = make_config().environment(env_config={"trouble": "none"}).sampling(group_size=6, num_graders=2)
+    creator = lambda context: grading_envs.Troublesome(**context)  # noqa: E731  one that workers cannot import
+    runner = ray.remote(VLLMEnvRunner).options(num_cpus=1).remote(config=config, env_creator=creator, worker_index=1)
 
     def sample(trouble, tasks=TASKS, **sampling):
         other = config.copy(copy_frozen=False).environment(env_config={"trouble": trouble}).sampling(**sampling)
-        return ray.get(runner.sample.remote(tasks=tasks, config=other))
+        return runner.sample.remote(tasks=tasks, config=other)
 
+    yield sample, runner
+    ray.get(runner.stop.remote())
+    ray.kill(runner)
+
+
+def test_what_goes_wrong_while_grading(troubled, groups):
+    sample, _ = troubled
     with pytest.raises(RuntimeError, match="grader down"):
-        sample("raises")
+        ray.get(sample("raises"))
     # Completions of the failed call that were still being generated would turn up in the next one.
-    assert tokens(sample("none", TASKS[::-1])) == tokens(groups[::-1])
+    assert tokens(ray.get(sample("none", TASKS[::-1]))) == tokens(groups[::-1])
 
     # Task 40 ends its worker, task 3 does not return; the others are as ever.
-    first, second, third, fourth = sample("dies")
+    first, second, third, fourth = ray.get(sample("dies"))
     assert (len(first.rollouts), first.num_ungraded) == (len(third.rollouts), third.num_ungraded) == (0, 6)
     assert tokens([second, fourth]) == tokens([groups[1], groups[3]])
     assert [r.reward for r in fourth.rollouts] == [r.reward for r in groups[3].rollouts]
 
-    hung = sample("hangs", [TASKS[1], TASKS[3]], grader_timeout_s=3.0)
+    hung = ray.get(sample("hangs", [TASKS[1], TASKS[3]], grader_timeout_s=3.0))
     assert {r.info["grade_status"] for r in hung[0].rollouts} == {"timeout"}
     assert {r.info["data_source"] for r in hung[0].rollouts} == {"arithmetic/+3"}
     assert [r.reward for r in hung[0].rollouts] == [0.0] * 6
     assert [r.reward for r in hung[1].rollouts] == [r.reward for r in groups[3].rollouts]
 
 
-def test_grading_workers_killed_in_the_middle_change_nothing(runner_of, groups):
-    runner, _ = runner_of(grading_envs.Troublesome, {"trouble": "slow"})
-    ray.get(runner.sample.remote(tasks=TASKS[:1]))
+def test_grading_workers_killed_in_the_middle_change_nothing(troubled, groups):
+    sample, runner = troubled
+    ray.get(sample("slow", TASKS[:1]))
     workers = ray.get(runner.apply.remote(grading_envs.worker_pids))
-    assert len(workers) == 2
-    sampled = runner.sample.remote(tasks=TASKS)
+    sampled = sample("slow")
     time.sleep(0.4)  # 24 completions of 0.1 s each on two workers: both are at it
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
@@ -231,7 +222,7 @@ def test_grading_workers_killed_in_the_middle_change_nothing(runner_of, groups):
     assert tokens(again) == tokens(groups)
     verdicts = [[(r.reward, r.info["grade_status"]) for g in gs for r in g.rollouts] for gs in (again, groups)]
     assert verdicts[0] == verdicts[1]
-    assert not set(workers) & set(ray.get(runner.apply.remote(grading_envs.worker_pids)))
+    assert len(set(ray.get(runner.apply.remote(grading_envs.worker_pids))) - set(workers)) == 2
 
 
 def test_a_probe_is_one_completion_per_prompt(runner, groups):

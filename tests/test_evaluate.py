@@ -43,6 +43,7 @@ def without_prompts(out, indices):
     whole[~whole["index"].isin(indices)].to_parquet(out / "completions" / "kept.parquet")
 
 
+@pytest.mark.slow
 def test_every_completion_is_kept_and_counted(finished):
     out, numbers = finished
     rows = table(out)
@@ -53,6 +54,7 @@ def test_every_completion_is_kept_and_counted(finished):
     assert json.loads((out / "results.json").read_text())["results"] == numbers
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on_to_the_same_result(finished):
     out, numbers = finished
     whole = table(out)
@@ -63,6 +65,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(finished):
     pd.testing.assert_frame_equal(table(out), whole)
 
 
+@pytest.mark.slow
 def test_a_finished_evaluation_starts_no_engine_and_says_the_same(finished, capsys):
     out, numbers = finished
     flags = ["--model", TINY_MODEL, "--env", "aspo/Arithmetic-v0", "--k", "4", "--limit", "6", "--out", str(out)]
@@ -74,6 +77,7 @@ def test_a_finished_evaluation_starts_no_engine_and_says_the_same(finished, caps
         main([*flags, "--max-completion-tokens", "9"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -88,6 +92,7 @@ def test_other_settings_are_refused(finished, changes, message):
         evaluate(replace(SETTINGS, **changes), out)
 
 
+@pytest.mark.slow
 def test_other_weights_and_prompts_under_the_same_names_are_refused(finished):
     out, _ = finished
     begun = json.loads((out / "settings.json").read_text())

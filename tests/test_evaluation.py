@@ -136,6 +136,7 @@ def run(ray_session, make_config):
     algo.stop()
 
 
+@pytest.mark.slow
 def test_every_set_has_its_own_numbers(run):
     _, result = run
     evaluation = result["evaluation"]
@@ -153,6 +154,7 @@ def test_every_set_has_its_own_numbers(run):
     assert result["evaluation_at_start"]["test"].keys() == evaluation["test"].keys()
 
 
+@pytest.mark.slow
 def test_a_set_is_asked_with_the_same_seeds_every_time(run):
     algo, result = run
     again = algo.evaluate()
@@ -162,6 +164,7 @@ def test_a_set_is_asked_with_the_same_seeds_every_time(run):
     assert again["digits"]["accuracy"] == result["evaluation"]["digits"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_every_runner_makes_the_env_of_a_set_once(run):
     algo, _ = run
     algo.evaluate()
@@ -172,6 +175,7 @@ def test_every_runner_makes_the_env_of_a_set_once(run):
     assert envs == ["ArithmeticEnv", "ArithmeticEnv", "DigitEnv"]  # training, test and long, digits
 
 
+@pytest.mark.slow
 def test_the_groups_of_the_last_evaluation_are_there_for_callbacks(run):
     algo, _ = run
     groups = algo.latest_evaluation_groups
@@ -179,6 +183,7 @@ def test_the_groups_of_the_last_evaluation_are_there_for_callbacks(run):
     assert groups["digits"][3].prompt == "200+3="
 
 
+@pytest.mark.slow
 def test_samples_of_evaluations_and_training_are_kept(run):
     algo, _ = run
     folder = trial_folder(algo) / "samples"
@@ -205,6 +210,7 @@ def test_samples_of_evaluations_and_training_are_kept(run):
             assert np.isnan(row["advantage"])
 
 
+@pytest.mark.slow
 def test_samples_are_shown_in_tensorboard(run):
     algo, _ = run
     events = EventAccumulator(str(trial_folder(algo) / "samples"))

@@ -455,6 +455,7 @@ def test_the_adapters_come_back_when_scoring_the_reference_fails(build_learners)
     assert all(torch.equal(before[name], p) for name, p in learner.policy.named_parameters())
 
 
+@pytest.mark.slow
 def test_two_learners_with_adapters_do_what_one_does(
     build_learners, train_batches, weights_of, largest_difference, tmp_path
 ):

@@ -191,6 +191,7 @@ def count(ray_session):
     return go
 
 
+@pytest.mark.slow
 def test_a_run_is_stored_at_a_uri_and_is_not_overwritten(count, tmp_path, capfd):
     result = count(f"file://{tmp_path}/runs")
     assert (tmp_path / "runs" / "counting").is_dir() and result.metrics["count"] == 5
@@ -202,6 +203,7 @@ def test_a_run_is_stored_at_a_uri_and_is_not_overwritten(count, tmp_path, capfd)
         count(f"file://{tmp_path}/runs")
 
 
+@pytest.mark.slow
 def test_a_broken_run_goes_on_from_its_last_checkpoint(count, tmp_path, capfd):
     trap = tmp_path / "trap"
     trap.touch()
