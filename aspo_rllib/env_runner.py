@@ -28,7 +28,7 @@ from aspo_rllib.env_creators import env_creator_of
 from aspo_rllib.evaluation_sets import set_configs
 from aspo_rllib.prompts import Prompt, PromptEncoder
 from aspo_rllib.types import Rollout, RolloutGroup
-from envs.grading.pool import Graded, GradingPool, ungraded
+from envs.grading.pool import Graded, GradingPool, WorkerContext, ungraded
 
 CPU_KV_CACHE_BYTES = 1 << 28
 GRADING_POLL_S = 1.0
@@ -243,12 +243,12 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
 
 
 def _maker_of_copies(creator: Callable[[EnvContext], gym.Env], context: EnvContext) -> Callable[[], gym.Env]:
+    """What makes the env in a grading worker, without RLlib, whose import would take each worker many seconds."""
+    light = WorkerContext(context, worker_index=context.worker_index, num_workers=context.num_workers)
     if isinstance(creator, partial) and creator.func is _gym_env_creator:
-        env_id = creator.keywords["env_descriptor"]
-        if isinstance(env_id, str):
-            # The same env without RLlib, whose import would take each grading worker seconds.
-            return partial(gym.make, env_id, **context)
-    return partial(creator, context)
+        env = creator.keywords["env_descriptor"]
+        return partial(gym.make, env, **context) if isinstance(env, str) else partial(env, light)
+    return partial(creator, light)
 
 
 def load_tokenizer(config) -> tuple[PreTrainedTokenizerBase, list[int]]:

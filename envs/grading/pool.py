@@ -36,6 +36,17 @@ class Graded:
     info: dict[str, Any]
 
 
+class WorkerContext(dict):
+    """An env_config with the attributes of RLlib's EnvContext, for creators that read them."""
+
+    def __init__(self, env_config: dict[str, Any], worker_index: int, num_workers: int):
+        super().__init__(env_config)
+        self.worker_index = worker_index
+        self.num_workers = num_workers
+        self.vector_index = 0
+        self.remote = False
+
+
 def ungraded(graded: Graded) -> bool:
     """Whether the grader itself failed, so that the verdict says nothing about the completion."""
     return graded.info.get("grade_status") == "sandbox_error"
