@@ -5,6 +5,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -84,6 +85,8 @@ def head(tmp_path_factory):
             process.wait(timeout=60)
             for child in psutil.wait_procs(children, timeout=30)[1]:
                 child.kill()
+            # Where `ray start` notes its cluster for every later ray.init(), which would wait for this dead one.
+            (Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster").unlink(missing_ok=True)
 
 
 @pytest.mark.slow
