@@ -1,4 +1,4 @@
-"""What several rooms' tests share: one Ray, a small random model, and makers of rollouts, configs and learners."""
+"""What several rooms' tests share: one Ray, a small random model, makers of rollouts, configs, learners, graders."""
 
 import os
 from pathlib import Path
@@ -14,10 +14,13 @@ import pytest
 import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from sandboxes import PATIENT, STRICT, is_missing
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from aspo_rllib import TINY_MODEL, ASPOConfig, weight_sync
 from aspo_rllib.types import Rollout, RolloutGroup
+from envs.grading.code.grader import CodeGrader
+from envs.grading.sandbox.backends import BACKENDS
 from envs.text_env import TextSpace
 
 VOCAB = 300
@@ -154,3 +157,25 @@ def largest_difference():
         return max(float((a[name].float() - b[name].float()).abs().max()) for name in a)
 
     return difference
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name, scope="module")
+def backend(request):
+    """Each way to confine programs that this machine has."""
+    if is_missing(request.param):
+        pytest.skip(f"{request.param.name} does not work on this machine")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def patient(backend):
+    """A grader for right programs."""
+    with CodeGrader(PATIENT, backends=[backend]) as grader:
+        yield grader
+
+
+@pytest.fixture(scope="module")
+def strict(backend):
+    """A grader for programs that are to run into a limit."""
+    with CodeGrader(STRICT, backends=[backend]) as grader:
+        yield grader

@@ -3,45 +3,16 @@
 import time
 
 import pytest
+from sandboxes import PATIENT, STRICT
 
 from envs.grading.answers import CodeTests
 from envs.grading.code.compare import same_text, same_value
 from envs.grading.code.extract import extract_program
-from envs.grading.code.grader import CodeGrader, working_backend
+from envs.grading.code.grader import CodeGrader
 from envs.grading.sandbox import Limits
-from envs.grading.sandbox.backends import BACKENDS
 
-PATIENT = Limits(wall_s=20, cpu_s=20, memory_mb=512, output_bytes=1 << 20, scratch_mb=32)
-STRICT = Limits(wall_s=3, cpu_s=1, memory_mb=512, output_bytes=1 << 20, scratch_mb=32)
 ADD_UP = CodeTests("stdin", ("3\n1 2 3\n", "1\n-41\n"), ("6\n", "-41\n"))
 SUM = "input()\nprint(sum(map(int, input().split())))"
-
-
-def is_missing(backend) -> bool:
-    try:
-        working_backend((backend,))
-    except RuntimeError:
-        return True
-    return False
-
-
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name, scope="module")
-def backend(request):
-    if is_missing(request.param):
-        pytest.skip(f"{request.param.name} does not work on this machine")
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def patient(backend):
-    with CodeGrader(PATIENT, backends=[backend]) as grader:
-        yield grader
-
-
-@pytest.fixture(scope="module")
-def strict(backend):
-    with CodeGrader(STRICT, backends=[backend]) as grader:
-        yield grader
 
 
 # --- the kinds of tests

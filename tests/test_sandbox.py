@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sandboxes import MEMORY_MB, PATIENT, STRICT, is_missing
 
 from envs.grading.answers import CodeTests
 from envs.grading.code.grader import CodeGrader, working_backend
@@ -22,12 +25,8 @@ from envs.grading.sandbox.backends import BACKENDS, Backend, Launch
 
 DATA = Path(__file__).parent / "data" / "code"
 EXPECTED = json.loads((DATA / "expected.json").read_text())
-CANARY = Path("/tmp/canary")
 SECRET = "GR_EXPECTED=<6>"  # what a thief looks for: the output of the first test
-MEMORY_MB = 512
 IDLE_PROCESSES = {"bubblewrap": 2, "landlock": 1}
-PATIENT = Limits(wall_s=20, cpu_s=20, memory_mb=MEMORY_MB, output_bytes=1 << 20, scratch_mb=32)
-STRICT = Limits(wall_s=3, cpu_s=1, memory_mb=MEMORY_MB, output_bytes=1 << 20, scratch_mb=32)
 
 
 def task_tests(mode: str) -> CodeTests:
@@ -44,33 +43,6 @@ TESTS = {mode: task_tests(mode) for mode in ("stdin", "call", "assert")}
 SUM = "input()\nprint(sum(map(int, input().split())))"
 
 
-def is_missing(backend) -> bool:
-    try:
-        working_backend((backend,))
-    except RuntimeError:
-        return True
-    return False
-
-
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name, scope="module")
-def backend(request):
-    if is_missing(request.param):
-        pytest.skip(f"{request.param.name} does not work on this machine")
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def patient(backend):
-    with CodeGrader(PATIENT, backends=[backend]) as grader:
-        yield grader
-
-
-@pytest.fixture(scope="module")
-def strict(backend):
-    with CodeGrader(STRICT, backends=[backend]) as grader:
-        yield grader
-
-
 def test_some_way_to_confine_programs_works_here():
     assert not all(map(is_missing, BACKENDS))
 
@@ -78,34 +50,47 @@ def test_some_way_to_confine_programs_works_here():
 # --- the programs in tests/data/code
 
 
+@dataclass(frozen=True)
+class Canary:
+    """Where this run keeps the secret: places of its own, so that no other run, nor what one left, is in the way."""
+
+    folder: Path
+    port: int
+    victim: subprocess.Popen
+
+    def program(self, name: str) -> str:
+        """A program that looks for the secret where it is; the one in the file knows a fixed folder and port."""
+        source = (DATA / name).read_bytes().decode("utf-8", "surrogateescape")
+        return source.replace("canary", self.folder.name).replace("18765", str(self.port))
+
+
 @pytest.fixture(scope="module")
 def canary():
     """Put the secret wherever a program might look for it, and something to destroy beside it."""
-    CANARY.mkdir(exist_ok=True)
-    secret = CANARY / "expected.txt"
+    folder = Path(tempfile.mkdtemp(prefix="canary-", dir="/tmp"))
+    secret = folder / "expected.txt"
     secret.write_text(SECRET)
     inherited = os.open(secret, os.O_RDWR)
     os.set_inheritable(inherited, True)
-    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "GR_VICTIM_MARK", SECRET])
+    wait = [sys.executable, "-c", "import sys; sys.stdin.read()", "GR_VICTIM_MARK", SECRET]
+    victim = subprocess.Popen(wait, stdin=subprocess.PIPE)  # ends with the tests, however they end
     os.environ |= {"GR_EXPECTED_COPY": SECRET, "GR_VICTIM_PID": str(victim.pid)}
     abstract, path = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
-    abstract.bind("\0canary")
-    path.bind(str(CANARY / "sock"))
-    tcp = socket.create_server(("127.0.0.1", 18765))
+    abstract.bind(f"\0{folder.name}")
+    path.bind(str(folder / "sock"))
+    tcp = socket.create_server(("127.0.0.1", 0))
     servers = [abstract, path, tcp]
     for server in servers:
         server.listen()
         threading.Thread(target=serve_secret, args=(server,), daemon=True).start()
-    yield victim
+    yield Canary(folder, tcp.getsockname()[1], victim)
     for server in servers:
         server.shutdown(socket.SHUT_RDWR)
         server.close()
     os.close(inherited)
     victim.kill()
-    victim.wait()
-    (CANARY / "sock").unlink()
-    secret.unlink()
-    CANARY.rmdir()
+    victim.communicate()
+    shutil.rmtree(folder)
     del os.environ["GR_EXPECTED_COPY"], os.environ["GR_VICTIM_PID"]
 
 
@@ -170,7 +155,7 @@ def idle_members(group: int, expected: int) -> int:
 @pytest.mark.parametrize("name", EXPECTED["files"])
 def test_program_is_graded_as_expected_and_leaves_nothing_behind(name, backend, canary, tmp_path, monkeypatch):
     facts = EXPECTED["files"][name]
-    program = (DATA / name).read_bytes().decode("utf-8", "surrogateescape")
+    program = canary.program(name)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     passes = facts["expect"] == "pass"
     limits = PATIENT if passes else STRICT
@@ -193,9 +178,9 @@ def test_program_is_graded_as_expected_and_leaves_nothing_behind(name, backend, 
         assert grader.grade_program(TESTS["stdin"], SUM).correct
     assert idle_members(group, 0) == 0
     assert list(tmp_path.iterdir()) == []
-    assert sorted(path.name for path in CANARY.iterdir()) == ["expected.txt", "sock"]
-    assert (CANARY / "expected.txt").read_text() == SECRET
-    assert canary.poll() is None
+    assert sorted(path.name for path in canary.folder.iterdir()) == ["expected.txt", "sock"]
+    assert (canary.folder / "expected.txt").read_text() == SECRET
+    assert canary.victim.poll() is None
     assert not list(Path("/tmp").glob("*pwned*"))
 
 
@@ -206,7 +191,7 @@ def test_stolen_answer_does_not_pass_the_one_test_that_it_is_right_for(name, str
     facts, tests = EXPECTED["files"][name], TESTS[EXPECTED["files"][name]["mode"]]
     tests = CodeTests(tests.kind, tests.inputs[:1], tests.outputs[:1], fn_name=tests.fn_name)
     assert facts["expect"] == "fail"
-    assert not strict.grade_program(tests, (DATA / name).read_text()).correct
+    assert not strict.grade_program(tests, canary.program(name)).correct
 
 
 # --- right programs that sandboxes tend to break, and more attacks
