@@ -13,6 +13,7 @@ import ray
 from ray import tune
 
 from aspo_rllib import resources
+from aspo_rllib.aspo import HELD_OUT_ACCURACY
 from aspo_rllib.config import ASPOConfig
 from aspo_rllib.dry_run import GIB, describe_run
 from aspo_rllib.progress import ProgressCallback
@@ -48,12 +49,14 @@ def run(
     config: ASPOConfig,
     args: argparse.Namespace,
     *,
-    checkpoint_config: tune.CheckpointConfig,
-    failure_config: tune.FailureConfig,
+    checkpoint_config: tune.CheckpointConfig | None = None,
+    failure_config: tune.FailureConfig | None = None,
     callbacks: Sequence[tune.Callback] = (),
 ) -> tune.Result | None:
     """Train under Ray Tune as `options` were chosen, on the cluster at hand or else on this machine.
 
+    checkpoint_config: None: one at each evaluation, of which the three best and the last are kept, and one at the end.
+    failure_config: None: three times the run goes on from its last checkpoint by itself.
     callbacks: of Tune's, W&B's or MLflow's for example, besides our own lines and Tune's CSV, JSON and TensorBoard.
 
     Returns the run's result, None after --dry-run. Raises ValueError for a config that is not valid, and SystemExit,
@@ -72,6 +75,13 @@ def run(
     if args.dry_run:
         print("           the cluster has them")
         return None
+    checkpoint_config = checkpoint_config or tune.CheckpointConfig(
+        num_to_keep=3,
+        checkpoint_score_attribute=HELD_OUT_ACCURACY,
+        checkpoint_frequency=config.evaluation_interval,
+        checkpoint_at_end=True,
+    )
+    failure_config = failure_config or tune.FailureConfig(max_failures=3)
     result = _tuner(config, args, checkpoint_config, failure_config, callbacks).fit()[0]
     if result.error:
         raise SystemExit(f"The run failed; see {result.path}")

@@ -130,7 +130,7 @@ def test_a_dry_run_says_what_is_missing_and_fails():
 
 def test_a_dry_run_starts_nothing(ray_session, make_config, tmp_path, capsys):
     args = options("Dry.", **DEFAULTS).parse_args(["--storage-path", str(tmp_path), "--dry-run"])
-    assert run(make_config(), args, checkpoint_config=None, failure_config=None) is None
+    assert run(make_config(), args) is None
     out = capsys.readouterr().out
     assert "4 prompts x 8 = 32 rollouts" in out and "624,320 parameters" in out and "the cluster has them" in out
     assert list(tmp_path.iterdir()) == []
@@ -228,7 +228,7 @@ def test_a_run_without_its_gpus_does_not_start(ray_session, make_config, tmp_pat
     args = options("Does not start.", **DEFAULTS).parse_args(["--storage-path", str(tmp_path)])
     config = make_config().env_runners(num_gpus_per_env_runner=8)
     with pytest.raises(SystemExit, match="asks for 8 GPUs, the cluster has 0"):
-        run(config, args, checkpoint_config=tune.CheckpointConfig(), failure_config=tune.FailureConfig())
+        run(config, args)
     assert list(tmp_path.iterdir()) == []
 
 

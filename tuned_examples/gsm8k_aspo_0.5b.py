@@ -3,8 +3,6 @@
 The paper's loss, shorter completions, a larger learning rate. It has not run on GPUs: see --dry-run first.
 """
 
-from ray import tune
-
 from aspo_rllib import ASPOConfig
 from aspo_rllib.recipe import options, run
 
@@ -22,14 +20,13 @@ parser.set_defaults(gpu_memory_gib=24)
 
 def make_config(args) -> ASPOConfig:
     return (
-        ASPOConfig.paper()
+        ASPOConfig.paper()  # every setting that is not named below
         .environment("aspo/Math-v0", env_config={"data": args.data})
-        .llm(model=args.model, dtype="bfloat16", max_prompt_tokens=512, gradient_checkpointing=True)
+        .llm(model=args.model, max_prompt_tokens=512, gradient_checkpointing=True)
         .llm(gpu_memory_utilization=0.4)  # the learner has the rest
-        .sampling(group_size=16, temperature=1.0, max_completion_tokens=1024)
-        .training(batch_prompts=64, minibatch_prompts=16, num_epochs=3, lr=2e-6, warmup_steps=12, weight_decay=0.1)
-        .training(clip_low=0.2, clip_high=0.2, weight_cap=3.0, aggregation="sequence", kl_coef=0.001, grad_clip=1.0)
-        .training(overlong_buffer_tokens=16, max_tokens_per_microbatch=8192)  # memory alone; five of the longest
+        .sampling(max_completion_tokens=1024)
+        .training(lr=2e-6, warmup_steps=12)
+        .training(max_tokens_per_microbatch=8192)  # memory alone; five of the longest
         .env_runners(num_env_runners=args.num_env_runners, num_gpus_per_env_runner=0.4, num_cpus_per_env_runner=4)
         .learners(num_learners=args.num_learners, num_gpus_per_learner=0.6)
         .evaluation(
@@ -43,14 +40,4 @@ def make_config(args) -> ASPOConfig:
 
 if __name__ == "__main__":
     args = parser.parse_args()
-    run(
-        make_config(args),
-        args,
-        checkpoint_config=tune.CheckpointConfig(
-            num_to_keep=3,
-            checkpoint_score_attribute="held_out_accuracy",
-            checkpoint_frequency=10,
-            checkpoint_at_end=True,
-        ),
-        failure_config=tune.FailureConfig(max_failures=3),
-    )
+    run(make_config(args), args)

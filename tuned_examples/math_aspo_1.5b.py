@@ -3,8 +3,6 @@
 Four GPUs sample, four train. Nothing of it has run on GPUs yet: look at --dry-run first.
 """
 
-from ray import tune
-
 from aspo_rllib import ASPOConfig
 from aspo_rllib.recipe import options, run
 
@@ -21,13 +19,9 @@ parser = options(
 
 def make_config(args) -> ASPOConfig:
     return (
-        ASPOConfig.paper()
+        ASPOConfig.paper()  # every setting that is not named below
         .environment("aspo/Math-v0", env_config={"data": args.data})
-        .llm(model=args.model, dtype="bfloat16", max_prompt_tokens=2048, gradient_checkpointing=True)
-        .sampling(group_size=16, temperature=1.0, max_completion_tokens=32768)
-        .training(batch_prompts=64, minibatch_prompts=16, num_epochs=3, lr=1e-6, warmup_steps=120, weight_decay=0.1)
-        .training(clip_low=0.2, clip_high=0.2, weight_cap=3.0, aggregation="sequence", kl_coef=0.001, grad_clip=1.0)
-        .training(overlong_buffer_tokens=16, max_tokens_per_microbatch=36864)  # memory alone; the longest is 34816
+        .llm(model=args.model, gradient_checkpointing=True)
         .env_runners(num_env_runners=args.num_env_runners, num_gpus_per_env_runner=1, num_cpus_per_env_runner=8)
         .learners(num_learners=args.num_learners, num_gpus_per_learner=1)
         .evaluation(
@@ -45,14 +39,4 @@ def make_config(args) -> ASPOConfig:
 
 if __name__ == "__main__":
     args = parser.parse_args()
-    run(
-        make_config(args),
-        args,
-        checkpoint_config=tune.CheckpointConfig(
-            num_to_keep=3,
-            checkpoint_score_attribute="held_out_accuracy",
-            checkpoint_frequency=20,
-            checkpoint_at_end=True,
-        ),
-        failure_config=tune.FailureConfig(max_failures=3),
-    )
+    run(make_config(args), args)
