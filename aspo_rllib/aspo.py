@@ -25,16 +25,16 @@ from aspo_rllib.batching import COSTS, build_train_batches
 from aspo_rllib.checkpoints import whole_folder
 from aspo_rllib.config import ASPOConfig, GRPOConfig
 from aspo_rllib.env_creators import env_creator_of
-from aspo_rllib.env_runner import load_tokenizer, sample_groups
+from aspo_rllib.env_runner import load_tokenizer
 from aspo_rllib.evaluation_sets import open_sets, prompts_of
-from aspo_rllib.metrics import merge_updates, rollout_metrics
+from aspo_rllib.metrics import merge_updates, rollout_metrics, staleness_metrics
+from aspo_rllib.rollout_queue import RolloutQueue
 from aspo_rllib.task_order import TaskOrder
 from aspo_rllib.types import RolloutGroup, TrainBatch
 
 PROBE_PROMPTS = 8
 PROBE_TOKENS = 16
 HELD_OUT_ACCURACY = "held_out_accuracy"
-MAX_RESAMPLING = 4  # times batch_prompts, before graders that fail end the run
 
 
 class ASPO(Algorithm):
@@ -45,8 +45,11 @@ class ASPO(Algorithm):
         return ASPOConfig()
 
     def training_step(self) -> None:
-        """One iteration: sample -> advantages -> update -> sync, each timed."""
-        with self._timed("sample"):
+        """One iteration: sample -> advantages -> update -> sync, each timed.
+
+        With `max_staleness` the runners sample the next batches all the while, and `wait` is short.
+        """
+        with self._timed("wait"):
             groups = self._sample()
         with self._timed("batch"):
             batches = self._train_batches(groups)
@@ -61,22 +64,12 @@ class ASPO(Algorithm):
         self.iterations_trained += 1
 
     def _sample(self) -> list[RolloutGroup]:
-        """A whole batch of groups: a prompt on whose completions the grader itself failed is replaced by the next."""
-        wanted, fewest = self.config.batch_prompts, min(2, self.config.group_size)
-        start = self.task_order.position
-        sampled: list[RolloutGroup] = []
-        groups: list[RolloutGroup] = []
-        while len(groups) < wanted:
-            if len(sampled) >= MAX_RESAMPLING * wanted:
-                raise RuntimeError(
-                    f"Grading failed, after a second try each, on the completions of {len(sampled) - len(groups)} of "
-                    f"{len(sampled)} prompts, task {sampled[-1].index} among them."
-                )
-            tasks = self.task_order.lease(wanted - len(groups), fits=self._fits)
-            sampled += sample_groups(self.env_runner_group, tasks)
-            groups = [g for g in sampled if len(g.rollouts) >= fewest]
-        passed_over = self.task_order.position - start - len(sampled)
-        self._log({"grader/errors": sum(g.num_ungraded for g in sampled), "tasks/overlong": passed_over})
+        """A whole batch of groups, each with at least two rollouts to compare."""
+        sampled = self.rollouts.next_batch()
+        num_ungraded = sum(g.num_ungraded for g in sampled)
+        self._log({"grader/errors": num_ungraded, "tasks/overlong": self.rollouts.num_overlong})
+        groups = list(filter(self.rollouts.is_usable, sampled))
+        self._log(staleness_metrics(groups, self.weights_version))
         return groups
 
     def _fits(self, index: int) -> bool:
@@ -116,7 +109,7 @@ class ASPO(Algorithm):
         # RLlib would cut a single `batch` for remote learners itself; theirs come as a list.
         batch = {"batches": batches} if self.learner_group.is_remote else {"batch": batches[0]}
         results = self.learner_group.update(**batch)
-        self._log(merge_updates(results))
+        self._log(merge_updates(results) | {"time/old_logprobs_s": max(r.old_logprobs_s for r in results)})
         self.metrics.aggregate([r.learner_metrics for r in results], key=LEARNER_RESULTS)
 
     def _sync_weights(self) -> None:
@@ -127,6 +120,7 @@ class ASPO(Algorithm):
             local_env_runner=False,
         )
         assert all(version == handle.version for version in versions), versions
+        self.weights_version = handle.version
         self._log({"sync/weights_version": handle.version, "sync/bytes": handle.num_bytes})
 
     def _check_sync(self, groups: list[RolloutGroup]) -> None:
@@ -177,6 +171,7 @@ class ASPO(Algorithm):
         self.latest_evaluation_groups: dict[str, list[RolloutGroup]] = {}
         self._latest_evaluation: dict[str, Any] = {}
         super().setup(config)
+        self.rollouts = RolloutQueue(self.env_runner_group, self.task_order, self.config, self._fits)
         self._layout = self.learner_group.on_all(lambda learner: learner.layout)[0]
         # RLlib's initial sync is skipped when connector states are not broadcast.
         self._sync_weights()
@@ -213,8 +208,12 @@ class ASPO(Algorithm):
         self._log(metrics)
         rollouts = [r for g in groups for r in g.rollouts]
         # What users' callbacks logged on the runners.
-        runner_metrics = self.env_runner_group.foreach_env_runner(lambda r: r.get_metrics(), local_env_runner=False)
-        self.metrics.aggregate(runner_metrics, key=ENV_RUNNER_RESULTS)
+        reports = self.env_runner_group.foreach_env_runner(
+            lambda r: (r.get_metrics(), r.take_times()), local_env_runner=False
+        )
+        self.metrics.aggregate([metrics for metrics, _ in reports], key=ENV_RUNNER_RESULTS)
+        for stage in ("generate_s", "grade_s"):
+            self._log({f"time/{stage}": max(times[stage] for _, times in reports)})
         self.metrics.log_value(
             (ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN), metrics["reward/mean"], reduce="mean", window=1
         )
@@ -236,14 +235,14 @@ class ASPO(Algorithm):
 
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
-        state["task_position"] = self.task_order.position
+        state["rollouts"] = self.rollouts.get_state()
         state["iterations_trained"] = self.iterations_trained
         state["latest_evaluation"] = self._latest_evaluation
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
-        self.task_order.position = state["task_position"]
+        self.rollouts.set_state(state["rollouts"])
         self.iterations_trained = state["iterations_trained"]
         self._latest_evaluation = state["latest_evaluation"]
 

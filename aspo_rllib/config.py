@@ -56,6 +56,8 @@ class ASPOConfig(TextAlgorithmConfig):
         self.temperature = 1.0
         self.top_p = 1.0
         self.max_completion_tokens = 1024
+        self.max_refills = 0
+        self.oversampling = 1.0
         self.num_graders: int | None = None
         self.grader_timeout_s = 120.0
 
@@ -64,6 +66,8 @@ class ASPOConfig(TextAlgorithmConfig):
         self.batch_prompts = 64
         self.minibatch_prompts = 16
         self.num_epochs = 3
+        self.max_staleness = 0
+        self.old_logprobs = "learner"
         self.clip_low: float | None = None
         self.clip_high: float | None = None
         self.clip_low_high_entropy: float | None = None
@@ -150,6 +154,8 @@ class ASPOConfig(TextAlgorithmConfig):
         temperature: float = NotProvided,
         top_p: float = NotProvided,
         max_completion_tokens: int = NotProvided,
+        max_refills: int = NotProvided,
+        oversampling: float = NotProvided,
         num_graders: int | None = NotProvided,
         grader_timeout_s: float = NotProvided,
         **unknown: Any,
@@ -162,6 +168,10 @@ class ASPOConfig(TextAlgorithmConfig):
             top_p: In (0, 1] (paper: 1.0). Below 1 the engine's logprobs are renormalised over the kept tokens and
                 differ from the learner's.
             max_completion_tokens: Longest completion, >= 1 (paper: 32768 for 1.5B models).
+            max_refills: How often an iteration asks further prompts in place of those whose groups are all right or all
+                wrong, >= 0 (paper: 0; DAPO's dynamic sampling: 10 or so). It then goes on with what there is.
+            oversampling: Prompts asked per prompt needed, >= 1. Above 1 the slowest ones are given up once the batch is
+                full, which favours short completions.
             num_graders: Worker processes per env runner that grade on copies of the env while the engine generates,
                 >= 1. None: as many as the runner has CPUs (`num_cpus_per_env_runner`).
             grader_timeout_s: Longest time for one completion, > 0; then it earns 0 and counts as a timeout. A last
@@ -176,6 +186,8 @@ class ASPOConfig(TextAlgorithmConfig):
         batch_prompts: int = NotProvided,
         minibatch_prompts: int = NotProvided,
         num_epochs: int = NotProvided,
+        max_staleness: int = NotProvided,
+        old_logprobs: str = NotProvided,
         lr: float | list = NotProvided,
         warmup_steps: int = NotProvided,
         weight_decay: float = NotProvided,
@@ -212,6 +224,11 @@ class ASPOConfig(TextAlgorithmConfig):
             batch_prompts: Prompts per iteration (P), >= 1 (paper: 64).
             minibatch_prompts: Prompts per optimizer step, in [1, batch_prompts] (paper: 16).
             num_epochs: Passes over an iteration's rollouts, >= 1 (paper: 3).
+            max_staleness: Batches that are sampled ahead, >= 0 (paper: 0). With k the runners sample the next k batches
+                while the learner trains; new weights enter the running engines, and no rollout is older than k updates.
+            old_logprobs: What the importance ratio is taken to: "learner", the learner's own policy right before the
+                update (paper), or "sampler", the policy that sampled, by the engine's logprobs: with stale rollouts the
+                ratio then holds all that has changed since. "sampler" needs top_p=1 and no sampler_correction.
             lr: AdamW's learning rate > 0 (paper: 1e-6), or RLlib's schedule [[step, lr], ...] in optimizer steps.
             warmup_steps: Optimizer steps of linear warm-up, >= 0 (paper: 10 iterations of 12 steps).
             weight_decay: AdamW's, >= 0 (paper: 0.1).

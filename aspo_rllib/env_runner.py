@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import cloudpickle
 import gymnasium as gym
 import numpy as np
-import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -26,13 +27,13 @@ from aspo_rllib import weight_sync
 from aspo_rllib.engine import Completion, VLLMEngine
 from aspo_rllib.env_creators import env_creator_of
 from aspo_rllib.evaluation_sets import set_configs
+from aspo_rllib.group_sampler import GroupRequest, GroupSampler
 from aspo_rllib.prompts import Prompt, PromptEncoder
-from aspo_rllib.types import Rollout, RolloutGroup
-from envs.grading.pool import Graded, GradingPool, WorkerContext, ungraded
+from aspo_rllib.stepping_thread import SteppingThread
+from aspo_rllib.types import RolloutGroup
+from envs.grading.pool import GradingPool, WorkerContext
 
 CPU_KV_CACHE_BYTES = 1 << 28
-GRADING_POLL_S = 1.0
-_TRAINING, _EVALUATION = 0, 1  # streams of request seeds
 
 
 class VLLMEnvRunner(EnvRunner, Checkpointable):
@@ -47,7 +48,9 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         self._weights: weight_sync.WeightsHandle | None = None
         self.tokenizer, self.stop_token_ids = load_tokenizer(config)
         self.make_env()
-        self.engine = self._make_engine()
+        self._under_way: dict[Hashable, list[Future[RolloutGroup]]] = {}
+        self._thread = SteppingThread(self._make_sampler, name="engine")
+        self.engine = self._thread.call(lambda sampler: sampler.engine)
 
     # ---- sampling --------------------------------------------------------------------------------------------
 
@@ -62,35 +65,50 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
 
         Returns one group per task, in the order of `tasks`. Raises ValueError for a prompt that is too long.
         """
+        return self._finish(self._start(tasks, config))
+
+    def submit(self, ticket: Hashable, tasks: Sequence[tuple[int, int]], config: AlgorithmConfig | None = None) -> None:
+        """`sample` without waiting: it goes on while the caller, and this runner, do something else.
+
+        ticket: what to `collect` the groups with.
+        """
+        self._under_way[ticket] = self._start(tasks, config)
+
+    def collect(self, ticket: Hashable, enough: int | None = None) -> list[RolloutGroup]:
+        """Wait for the groups of a `submit`; none if this runner, restarted since, knows nothing of it.
+
+        enough: how many finished groups to wait for; the others are given up. None: all.
+        """
+        futures = self._under_way.pop(ticket, [])
+        if enough is not None:
+            pending = set(futures)
+            while len(futures) - len(pending) < min(enough, len(futures)):
+                _, pending = wait(pending, return_when=FIRST_COMPLETED)
+            self._thread.call(lambda sampler: sampler.cancel(pending))
+            futures = [future for future in futures if future not in pending]
+        return self._finish(futures)
+
+    def forget(self) -> None:
+        """Give up whatever was submitted and not collected."""
+        futures = list(chain.from_iterable(self._under_way.values()))
+        self._under_way.clear()
+        self._thread.call(lambda sampler: sampler.cancel(futures))
+
+    def probe(self, prompt_ids: Sequence[np.ndarray], max_tokens: int) -> list[Completion]:
+        """One short completion per prompt, to compare the engine's logprobs with the learner's."""
+        return self._thread.call(lambda sampler: sampler.probe(prompt_ids, self.config, max_tokens))
+
+    def _start(self, tasks, config: AlgorithmConfig | None) -> list[Future[RolloutGroup]]:
         config = config or self.config
         encoder, pool = self._tasks_of(config)
-        prompts = [self._encode(encoder, index, config) for _, index in tasks]
-        completions: dict[tuple[int, int], tuple[Completion, str]] = {}
-        graded: dict[tuple[int, int], Graded] = {}
-        running: dict[str, tuple[int, int]] = {}
-        try:
-            for n, (position, _) in enumerate(tasks):
-                for g in range(config.group_size):
-                    running[f"{n}/{g}"] = (n, g)
-                    self._submit(f"{n}/{g}", prompts[n].ids, config, self._request_seed(config, position, g))
-            while running:
-                for completion in self.engine.step():
-                    n, g = running.pop(completion.request_id)
-                    text = self.tokenizer.decode(completion.completion_ids, skip_special_tokens=True)
-                    completions[n, g] = (completion, text)
-                    pool.submit((n, g), tasks[n][1], text)
-                graded |= dict(pool.collect())
-            while pool.pending:
-                graded |= dict(pool.collect(wait_s=GRADING_POLL_S))
-        finally:
-            # After an error: what is still under way must not come back as an answer to the next call.
-            self.engine.abort(set(running))
-            pool.clear()
-        groups = []
-        for n, (position, index) in enumerate(tasks):
-            verdicts = [(*completions[n, g], graded[n, g]) for g in range(config.group_size)]
-            rollouts = tuple(self._rollout(prompts[n], *v) for v in verdicts if not ungraded(v[-1]))
-            groups.append(RolloutGroup(position, index, prompts[n].text, rollouts, len(verdicts) - len(rollouts)))
+        requests = [
+            GroupRequest(position, index, self._encode(encoder, index, config), config, pool, self.weights_version)
+            for position, index in tasks
+        ]
+        return self._thread.call(lambda sampler: sampler.start(requests))
+
+    def _finish(self, futures: Sequence[Future[RolloutGroup]]) -> list[RolloutGroup]:
+        groups = [future.result() for future in futures]
         make_callback(
             "on_sample_end",
             callbacks_objects=self._callbacks,
@@ -98,25 +116,6 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
             kwargs={"env_runner": self, "metrics_logger": self.metrics, "samples": groups},
         )
         return groups
-
-    def probe(self, prompt_ids: Sequence[np.ndarray], max_tokens: int) -> list[Completion]:
-        """One short completion per prompt, to compare the engine's logprobs with the learner's."""
-        for n, ids in enumerate(prompt_ids):
-            # The whole distribution, whatever top_p: the learner's logprobs are those of the whole distribution.
-            self._submit(f"probe/{n}", ids, self.config, seed=n, top_p=1.0, max_tokens=max_tokens)
-        finished = {}
-        while self.engine.busy:
-            finished |= {c.request_id: c for c in self.engine.step()}
-        return [finished[f"probe/{n}"] for n in range(len(prompt_ids))]
-
-    def _submit(self, request_id: str, prompt_ids: np.ndarray, config, seed: int, **overrides: Any) -> None:
-        settings = {
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            "max_tokens": config.max_completion_tokens,
-            "stop_token_ids": self.stop_token_ids,
-        }
-        self.engine.submit(request_id, prompt_ids, seed=seed, **(settings | overrides))
 
     def _encode(self, encoder: PromptEncoder, index: int, config) -> Prompt:
         prompt = encoder.encode(index)
@@ -127,25 +126,6 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
             )
         return prompt
 
-    def _rollout(self, prompt: Prompt, completion: Completion, text: str, graded: Graded) -> Rollout:
-        assert graded.prompt in (prompt.text, None), f"a task of {self.config.env} asks something else on every reset"
-        return Rollout(
-            prompt_ids=prompt.ids,
-            completion_ids=completion.completion_ids,
-            sampler_logprobs=completion.sampler_logprobs,
-            finish_reason=completion.finish_reason,
-            completion=text,
-            reward=graded.reward,
-            correct=bool(graded.info.get("correct", graded.reward > 0)),  # envs made elsewhere may know rewards only
-            weights_version=self.weights_version,
-            info=prompt.info | graded.info,
-        )
-
-    def _request_seed(self, config, position: int, g: int) -> int:
-        """A seed per completion that depends on nothing but the run's seed and the prompt's place in it."""
-        stream = _EVALUATION if config.in_evaluation else _TRAINING
-        return int(np.random.SeedSequence([self._base_seed, stream, position, g]).generate_state(1)[0])
-
     # ---- weights and state -----------------------------------------------------------------------------------
 
     @property
@@ -154,12 +134,15 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         return self._weights.version if self._weights else 0
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Load the weights behind a handle, unless the engine holds just these."""
+        """Load the weights behind a handle, unless the engine holds just these.
+
+        They enter between two engine steps; completions under way go on with the new weights where they are.
+        """
         handle = state.get(COMPONENT_RL_MODULE)
         # By identity, not by number: after restoring an older checkpoint the same version means other weights.
         if handle is not None and handle != self._weights:
             load = {"full": self.engine.load_weights, "adapters": self.engine.load_adapters}[handle.kind]
-            load(weight_sync.fetch(handle))
+            self._thread.call(lambda sampler: load(weight_sync.fetch(handle)))
             self._weights = handle
 
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
@@ -172,6 +155,10 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
     def get_metrics(self) -> dict[str, Any]:
         """What callbacks logged here since the last call."""
         return self.metrics.reduce()
+
+    def take_times(self) -> dict[str, float]:
+        """Seconds since the last call in which the engine generated, and in which only the graders worked."""
+        return self._thread.call(lambda sampler: sampler.take_times())
 
     # ---- env, engine, life cycle -----------------------------------------------------------------------------
 
@@ -210,6 +197,9 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
             encoder.close()
         self._tasks.clear()
 
+    def _make_sampler(self) -> GroupSampler:
+        return GroupSampler(self._make_engine(), self.tokenizer, self.stop_token_ids, self._base_seed)
+
     def _make_engine(self) -> VLLMEngine:
         config = self.config
         on_cpu = not config.num_gpus_per_env_runner
@@ -238,7 +228,9 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         return func(self, *args, **kwargs)
 
     def stop(self) -> None:
-        self.engine.close()
+        self.forget()
+        self._thread.call(lambda sampler: sampler.engine.close())
+        self._thread.close()
         self._close_envs()
 
 
@@ -272,25 +264,3 @@ def load_tokenizer(config) -> tuple[PreTrainedTokenizerBase, list[int]]:
     if not stop:
         raise ValueError(f"llm_model={config.llm_model!r}: neither tokenizer nor generation_config has an eos token.")
     return tokenizer, sorted(int(i) for i in stop)
-
-
-def sample_groups(env_runner_group, tasks: Sequence[tuple[int, int]], config=None) -> list[RolloutGroup]:
-    """The groups of all `tasks`, in order, generated by all healthy runners; what one loses, the others do again.
-
-    Raises RuntimeError when no runner is left.
-    """
-    groups: dict[int, RolloutGroup] = {}
-    config_ref = ray.put(config)
-    while missing := [task for task in tasks if task[0] not in groups]:
-        runners = env_runner_group.healthy_env_runner_ids()
-        if not runners:
-            raise RuntimeError(f"No env runner is left; {len(missing)} of {len(tasks)} prompts were not sampled.")
-        runners = runners[: len(missing)]
-        shares = [missing[k :: len(runners)] for k in range(len(runners))]
-        for share_groups in env_runner_group.foreach_env_runner(
-            [lambda runner, share=share: runner.sample(tasks=share, config=ray.get(config_ref)) for share in shares],
-            remote_worker_ids=runners,
-            local_env_runner=False,
-        ):
-            groups |= {group.position: group for group in share_groups}
-    return [groups[position] for position, _ in tasks]

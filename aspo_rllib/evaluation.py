@@ -8,7 +8,7 @@ import numpy as np
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN, EVALUATION_RESULTS
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from aspo_rllib.env_runner import sample_groups
+from aspo_rllib.rollout_queue import sample_groups
 from aspo_rllib.samples import completion_rows
 from aspo_rllib.scores import scores
 from aspo_rllib.types import RolloutGroup

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -104,8 +105,10 @@ class ASPOTorchLearner(TorchLearner):
         self.before_gradient_based_update(timesteps=timesteps or {})
         batch: TrainBatch = training_data.batch
         self.tally, grad_norms = Tally(), []
+        start = time.perf_counter()
         steps = [self._freeze(batch, minibatch) for minibatch in batch.minibatches]
         self._score_reference(steps)
+        scored_s = time.perf_counter() - start
         for _ in range(self.config.num_epochs):
             grad_norms += [self._optimizer_step(microbatches) for microbatches in steps]
         self._weights_seq_no += 1
@@ -125,6 +128,7 @@ class ASPOTorchLearner(TorchLearner):
                 "optim/skipped": self.num_skipped_steps,
             },
             learner_metrics=self.metrics.reduce(),
+            old_logprobs_s=scored_s,
         )
 
     def _freeze(self, batch: TrainBatch, minibatch: Minibatch) -> list[Microbatch]:
@@ -149,6 +153,8 @@ class ASPOTorchLearner(TorchLearner):
             tally_frozen(
                 self.tally, m.old_logprobs, m.sampler_logprobs, entropy, m.high_entropy, m.advantages, m.loss_mask
             )
+            if self.config.old_logprobs == "sampler":
+                m.old_logprobs = m.sampler_logprobs
         return microbatches
 
     @torch.no_grad()

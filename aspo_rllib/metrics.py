@@ -124,6 +124,12 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     }
 
 
+def staleness_metrics(groups: Sequence[RolloutGroup], weights_version: int) -> dict[str, float]:
+    """By how many updates the weights that sampled are behind those that are about to be trained."""
+    staleness = [weights_version - r.weights_version for g in groups for r in g.rollouts]
+    return {"staleness/mean": float(np.mean(staleness)), "staleness/max": float(max(staleness))}
+
+
 def repetition(text: str) -> float:
     """Share of a text's 20-grams of words that occurred before in it; 0 for shorter texts."""
     words = text.split()

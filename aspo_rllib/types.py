@@ -93,9 +93,11 @@ class UpdateResult:
     maxima: metric name -> value, of which the largest over learners counts.
     values: metric name -> value, equal on every learner (lr, grad_norm, optimizer steps).
     learner_metrics: the learner's own MetricsLogger, reduced, for users who log from a Learner subclass.
+    old_logprobs_s: seconds spent on scoring the batch before the first optimizer step.
     """
 
     sums: dict[str, tuple[float, float]]
     maxima: dict[str, float]
     values: dict[str, float]
     learner_metrics: dict[str, Any]
+    old_logprobs_s: float

@@ -32,6 +32,10 @@ _RANGES = [
     ("batch_prompts", "an int >= 1", lambda v: _is_int(v) and v >= 1),
     ("minibatch_prompts", "an int >= 1", lambda v: _is_int(v) and v >= 1),
     ("num_epochs", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    ("max_staleness", "an int >= 0", lambda v: _is_int(v) and v >= 0),
+    ("max_refills", "an int >= 0", lambda v: _is_int(v) and v >= 0),
+    ("oversampling", "a number >= 1", lambda v: _is_number(v) and v >= 1),
+    ("old_logprobs", "'learner' or 'sampler'", lambda v: v in ("learner", "sampler")),
     ("clip_low", "in [0, 1], or None", lambda v: v is None or (_is_number(v) and 0 <= v <= 1)),
     ("clip_high", ">= 0, or None", lambda v: v is None or (_is_number(v) and v >= 0)),
     ("clip_low_high_entropy", "in [0, 1], or None", lambda v: v is None or (_is_number(v) and 0 <= v <= 1)),
@@ -117,12 +121,26 @@ def check(config: ASPOConfig) -> None:
             f"evaluation_num_env_runners={config.evaluation_num_env_runners}: expected 0; evaluation runs on the "
             "training runners, between iterations."
         )
+    _check_sampling(config)
     _check_evaluation(config)
-    if config.steps_per_iteration == 1 and config.loss == "aspo":
+    if config.steps_per_iteration == 1 and config.loss == "aspo" and config.old_logprobs == "learner":
         warnings.warn(
             "One optimizer step per batch: every ratio is 1 there and ASPO equals GRPO. "
             "Lower minibatch_prompts or raise num_epochs to tell them apart.",
             stacklevel=2,
+        )
+
+
+def _check_sampling(config: ASPOConfig) -> None:
+    if config.max_refills and not (config.drop_uniform_groups and config.group_size > 1):
+        raise ValueError(
+            f"max_refills={config.max_refills}: expected 0 with group_size={config.group_size} and "
+            f"drop_uniform_groups={config.drop_uniform_groups}: it replaces groups that are dropped for being uniform."
+        )
+    if config.old_logprobs == "sampler" and (config.top_p < 1 or config.sampler_correction is not None):
+        raise ValueError(
+            f"old_logprobs='sampler': expected top_p=1 and sampler_correction=None, got top_p={config.top_p:g} and "
+            f"sampler_correction={config.sampler_correction!r}: the ratio itself is taken to the sampler's policy."
         )
 
 

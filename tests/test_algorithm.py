@@ -18,7 +18,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from transformers import AutoModelForCausalLM
 
 from aspo_rllib import ASPO, ASPOConfig
-from aspo_rllib.env_runner import sample_groups
+from aspo_rllib.rollout_queue import sample_groups
 
 
 class Recorder(RLlibCallback):
@@ -138,7 +138,10 @@ def restored(run, weights_of):
         "sync/weights_version",
         "env_runners/episode_return_mean",
         "num_env_steps_sampled_lifetime",
-        "time/sample_s",
+        "time/wait_s",
+        "time/generate_s",
+        "time/grade_s",
+        "time/old_logprobs_s",
         "time/batch_s",
         "time/update_s",
         "time/sync_s",

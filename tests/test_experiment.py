@@ -26,7 +26,7 @@ def trials(results: Path) -> list[list[dict]]:
 @pytest.mark.slow
 def test_the_comparison_runs_reports_and_restores(tmp_path):
     output = compare(tmp_path)
-    assert "2 methods x 2 seeds = 4 trials of 3 iterations" in output
+    assert "2 methods x 1 learning rate(s) x 2 seeds = 4 trials of 3 iterations" in output
     runs = trials(tmp_path)
     assert [len(run) for run in runs] == [3] * 4
     points = {(run[0]["config"]["loss"], run[0]["config"]["seed"]) for run in runs}

@@ -20,7 +20,9 @@ from aspo_rllib.types import UpdateResult
 
 
 def result(sums=None, maxima=None, values=None):
-    return UpdateResult(sums=sums or {}, maxima=maxima or {}, values=values or {}, learner_metrics={})
+    return UpdateResult(
+        sums=sums or {}, maxima=maxima or {}, values=values or {}, learner_metrics={}, old_logprobs_s=0.0
+    )
 
 
 def test_a_tally_adds_numerators_and_denominators():

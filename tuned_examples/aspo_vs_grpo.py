@@ -2,15 +2,18 @@
 
     python tuned_examples/aspo_vs_grpo.py                      # 5 methods x 5 seeds on the bundled model
     python tuned_examples/aspo_vs_grpo.py --smoke              # 2 x 2, a few iterations: does it run?
+    python tuned_examples/aspo_vs_grpo.py --lr 2e-5 5e-5 1e-4  # each method at each of these
     python tuned_examples/aspo_vs_grpo.py --scheduler asha     # stop trials that fall behind
 
 Trials of one seed ask the same prompts in the same order from the same initial weights. 32 small optimizer steps per
-batch make the importance ratios move: with few, all of these methods are nearly the same.
+batch, and rollouts that are up to two batches old, make the importance ratios move: with few steps over fresh rollouts
+all of these methods are nearly the same.
 """
 
 import argparse
 import math
 import os
+from itertools import product
 from pathlib import Path
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables would come between our lines
@@ -30,14 +33,15 @@ METHODS = {
     "grpo": {"loss": "grpo"},
     "grpo-clips": {"loss": "grpo"} | ENTROPY_CLIPS,  # the fair control: what the clips alone do
     "no_is": {"loss": "no_is"},
-    "dapo": {"loss": "dapo"},
+    "dapo": {"loss": "dapo"},  # its loss alone; its dynamic sampling would draw other prompts
 }
-FIELDS = ("loss", *ENTROPY_CLIPS, "seed")
+FIELDS = ("loss", *ENTROPY_CLIPS, "lr", "seed")
 SECONDS_PER_ITERATION = 6.0  # measured on two CPU cores
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
 parser.add_argument("--seeds", type=int, default=5, help="how many, from 0")
+parser.add_argument("--lr", nargs="+", type=float, default=[5e-5], help="learning rates, each with every method")
 parser.add_argument("--iterations", type=int, default=40)
 parser.add_argument("--results", type=Path, default=Path("results"))
 parser.add_argument("--name", default="aspo_vs_grpo", help="the experiment's folder in --results")
@@ -52,7 +56,8 @@ def make_config(iterations: int) -> ASPOConfig:
         .environment("aspo/Arithmetic-v0", env_config={"operation": "+", "digits": 3, "split": "train"})
         .llm(model=TINY_MODEL, max_prompt_tokens=32)
         .sampling(group_size=16, max_completion_tokens=8)
-        .training(batch_prompts=32, minibatch_prompts=2, num_epochs=2, lr=5e-5, warmup_steps=32, kl_coef=0.0)
+        .training(batch_prompts=32, minibatch_prompts=2, num_epochs=2, warmup_steps=32, kl_coef=0.0)
+        .training(max_staleness=2, old_logprobs="sampler")  # the ratio holds what changed since sampling
         .evaluation(
             evaluation_interval=math.gcd(10, iterations),
             evaluation_duration=128,
@@ -79,15 +84,18 @@ def make_tuner(args: argparse.Namespace) -> tune.Tuner:
         return tune.Tuner.restore(str((args.results / args.name).resolve()), "ASPO", resume_errored=True)
     methods, seeds = (["aspo", "grpo"], 2) if args.smoke else (args.methods, args.seeds)
     defaults = dict.fromkeys(FIELDS)
-    trials = [defaults | METHODS[method] | {"seed": seed} for seed in range(seeds) for method in methods]
+    trials = [
+        defaults | METHODS[method] | {"lr": lr, "seed": seed}
+        for seed, method, lr in product(range(seeds), methods, args.lr)
+    ]
     param_space = make_config(args.iterations).to_dict()
     param_space |= {name: tune.choice(list({trial[name]: None for trial in trials})) for name in FIELDS}
     cpus = 2  # a driver with the learner in it, and a runner
     at_once = max(1, int(ray.cluster_resources()["CPU"] // cpus))
     hours = len(trials) * args.iterations * SECONDS_PER_ITERATION / at_once / 3600
     print(
-        f"{len(methods)} methods x {seeds} seeds = {len(trials)} trials of {args.iterations} iterations, "
-        f"{cpus} CPUs each, {at_once} at once: about {hours:.1f} h"
+        f"{len(methods)} methods x {len(args.lr)} learning rate(s) x {seeds} seeds = {len(trials)} trials of "
+        f"{args.iterations} iterations, {cpus} CPUs each, {at_once} at once: about {hours:.1f} h"
     )
     return tune.Tuner(
         "ASPO",

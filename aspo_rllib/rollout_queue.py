@@ -1,0 +1,160 @@
+"""Batches of groups from the env runners, sampled up to `max_staleness` batches ahead of the learner."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from aspo_rllib.advantages import informative_groups
+from aspo_rllib.types import RolloutGroup
+
+if TYPE_CHECKING:
+    from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+    from aspo_rllib.config import ASPOConfig
+    from aspo_rllib.task_order import TaskOrder
+
+Task = tuple[int, int]  # (position, index)
+MAX_RESAMPLING = 4  # times batch_prompts, before graders that fail end the run
+_tickets = count()
+
+
+class Asked:
+    """Tasks that all healthy runners are busy with, from the moment this is made.
+
+    config: whose env and sampling settings to use; None: the runners' own.
+
+    Raises RuntimeError, here or in `collect`, when no runner is left.
+    """
+
+    def __init__(self, env_runner_group: EnvRunnerGroup, tasks: Sequence[Task], config: ASPOConfig | None = None):
+        self.tasks = list(tasks)
+        self._env_runner_group = env_runner_group
+        self._config_ref = ray.put(config)
+        self._submit(self.tasks)
+
+    def collect(self, enough: int | None = None) -> list[RolloutGroup]:
+        """The groups, in the order of `tasks`; what a runner loses, the others do again.
+
+        enough: how many are wanted. Each runner gives up its slowest ones beyond its share of them. None: all.
+        """
+        share = None if enough is None else math.ceil(enough / len(self._runners))
+        ticket = self._ticket
+        groups: dict[int, RolloutGroup] = {}
+        while True:
+            for some in self._env_runner_group.foreach_env_runner(
+                lambda runner, ticket=ticket: runner.collect(ticket, share),
+                remote_worker_ids=self._runners,
+                local_env_runner=False,
+            ):
+                groups |= {group.position: group for group in some}
+            missing = [task for task in self.tasks if task[0] not in groups]
+            if len(groups) >= (len(self.tasks) if enough is None else enough):
+                return [groups[position] for position, _ in self.tasks if position in groups][:enough]
+            ticket = self._submit(missing)
+
+    def _submit(self, tasks: Sequence[Task]) -> int:
+        runners = self._env_runner_group.healthy_env_runner_ids()
+        if not runners:
+            raise RuntimeError(f"No env runner is left; {len(tasks)} of {len(self.tasks)} prompts were not sampled.")
+        self._runners = runners[: len(tasks)]
+        self._ticket = ticket = next(_tickets)
+        shares = [tasks[k :: len(self._runners)] for k in range(len(self._runners))]
+        config_ref = self._config_ref
+        self._env_runner_group.foreach_env_runner(
+            [lambda runner, share=share: runner.submit(ticket, share, ray.get(config_ref)) for share in shares],
+            remote_worker_ids=self._runners,
+            local_env_runner=False,
+        )
+        return ticket
+
+
+class RolloutQueue:
+    """Whole batches in the order of the tasks, so that none is older than `max_staleness` updates.
+
+    Batch b is asked for right before iteration b - max_staleness trains, with the weights of that moment, and is what
+    iteration b trains on, however long others took.
+
+    fits: whether a task's prompt is short enough; the others are passed over.
+    """
+
+    def __init__(
+        self,
+        env_runner_group: EnvRunnerGroup,
+        task_order: TaskOrder,
+        config: ASPOConfig,
+        fits: Callable[[int], bool],
+    ):
+        self._env_runner_group = env_runner_group
+        self._task_order = task_order
+        self._config = config
+        self._fits = fits
+        self._ahead: deque[Asked] = deque()
+        self._restored: deque[list[Task]] = deque()  # what was under way when the checkpoint was written
+        self.num_overlong = 0
+
+    def next_batch(self) -> list[RolloutGroup]:
+        """At least `batch_prompts` groups, with those under way that the next iterations will need.
+
+        A prompt on whose completions the grader itself failed is replaced by the next. With `max_refills` so are those
+        that teach nothing, which stay in the batch to be counted.
+        """
+        config = self._config
+        self.num_overlong = 0
+        while len(self._ahead) <= config.max_staleness:
+            self._ahead.append(self._ask(math.ceil(config.batch_prompts * config.oversampling)))
+        sampled = self._ahead.popleft().collect(config.batch_prompts if config.oversampling > 1 else None)
+        while missing := config.batch_prompts - sum(map(self.is_usable, sampled)):
+            if len(sampled) >= MAX_RESAMPLING * config.batch_prompts:
+                raise RuntimeError(
+                    f"Grading failed, after a second try each, on the completions of "
+                    f"{sum(not self.is_usable(g) for g in sampled)} of {len(sampled)} prompts, task "
+                    f"{sampled[-1].index} among them."
+                )
+            sampled += self._ask(missing).collect()
+        for _ in range(config.max_refills):
+            missing = config.batch_prompts - sum(map(_is_informative, sampled))
+            if missing <= 0:
+                break
+            sampled += self._ask(missing).collect()
+        return sampled
+
+    def is_usable(self, group: RolloutGroup) -> bool:
+        """Whether enough of its rollouts could be graded to compare them."""
+        return len(group.rollouts) >= min(2, self._config.group_size)
+
+    def _ask(self, num_prompts: int) -> Asked:
+        if self._restored:
+            return Asked(self._env_runner_group, self._restored.popleft())
+        start = self._task_order.position
+        tasks = self._task_order.lease(num_prompts, fits=self._fits)
+        self.num_overlong += self._task_order.position - start - num_prompts
+        return Asked(self._env_runner_group, tasks)
+
+    def get_state(self) -> dict[str, Any]:
+        """How far tasks were drawn, and those whose groups nobody has trained on yet."""
+        under_way = [asked.tasks for asked in self._ahead] + list(self._restored)
+        return {"task_position": self._task_order.position, "tasks_under_way": under_way}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from there; what was under way is sampled anew, with the weights that the runners have by then."""
+        self._env_runner_group.foreach_env_runner(lambda runner: runner.forget(), local_env_runner=False)
+        self._ahead.clear()
+        self._task_order.position = state["task_position"]
+        self._restored = deque(state["tasks_under_way"])
+
+
+def sample_groups(
+    env_runner_group: EnvRunnerGroup, tasks: Sequence[Task], config: ASPOConfig | None = None
+) -> list[RolloutGroup]:
+    """The groups of all `tasks`, in order, generated by all healthy runners."""
+    return Asked(env_runner_group, tasks, config).collect()
+
+
+def _is_informative(group: RolloutGroup) -> bool:
+    return bool(group.rollouts) and informative_groups([[r.correct for r in group.rollouts]])[0]
