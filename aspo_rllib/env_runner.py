@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle
 import gymnasium as gym
@@ -34,6 +34,7 @@ from aspo_rllib.types import RolloutGroup
 from envs.grading.pool import GradingPool, WorkerContext
 
 CPU_KV_CACHE_BYTES = 1 << 28
+T = TypeVar("T")
 
 
 class VLLMEnvRunner(EnvRunner, Checkpointable):
@@ -159,6 +160,10 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
     def take_times(self) -> dict[str, float]:
         """Seconds since the last call in which the engine generated, and in which only the graders worked."""
         return self._thread.call(lambda sampler: sampler.take_times())
+
+    def on_engine_thread(self, func: Callable[[GroupSampler], T]) -> T:
+        """`func(sampler)` between two engine steps, in the thread that makes them."""
+        return self._thread.call(func)
 
     # ---- env, engine, life cycle -----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ import pandas as pd
 from ray.tune import Callback
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
+
+from aspo_rllib.profiling import StageTimes
 
 # column: heading, width, format
 _COLUMNS = {
@@ -26,7 +29,7 @@ _COLUMNS = {
 
 
 class ProgressCallback(Callback):
-    """A Tune callback that prints one line per training iteration.
+    """A Tune callback that prints one line per training iteration, and at a trial's end where its time went.
 
     iterations: how many each trial will run, for the ETA.
     """
@@ -35,9 +38,11 @@ class ProgressCallback(Callback):
         self._iterations = iterations
         self._stream = stream  # None is print's sys.stdout; kept here, it could not be pickled, which Tune does
         self._trials_shown: set[str] = set()
+        self._times: dict[str, StageTimes] = defaultdict(StageTimes)
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
         done, evaluation = result["training_iteration"], result.get("evaluation", {})
+        self._times[trial.trial_id].add(result)
         if not self._trials_shown:
             headings = " ".join(f"{heading:>{width}}" for heading, width, _ in _COLUMNS.values())
             self._print(f"{'trial':<12} {'iter':>9} {headings}")
@@ -56,6 +61,10 @@ class ProgressCallback(Callback):
             tokens_per_s=result["tokens"]["completion"] / result["time_this_iter_s"],
             eta=str(timedelta(seconds=seconds_left)),
         )
+
+    def on_trial_complete(self, iteration, trials, trial, **info) -> None:
+        if trial.trial_id in self._times:  # else it was done before this was resumed
+            self._print(self._times[trial.trial_id].table())
 
     def _line(self, trial, done: int, **values) -> None:
         cells = [

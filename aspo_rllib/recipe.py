@@ -11,11 +11,13 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables would come
 
 import ray
 from ray import tune
+from ray.rllib.utils import force_list
 
 from aspo_rllib import resources
 from aspo_rllib.aspo import HELD_OUT_ACCURACY
 from aspo_rllib.config import ASPOConfig
 from aspo_rllib.dry_run import GIB, describe_run
+from aspo_rllib.profiling import ProfileCallback
 from aspo_rllib.progress import ProgressCallback
 
 
@@ -40,6 +42,7 @@ def options(
     add("--storage-path", default="results", help="folder, or URI such as s3://bucket/runs, for logs and checkpoints")
     add("--resume", action="store_true", help="go on from the last checkpoint of the run of this name, if any")
     add("--dry-run", action="store_true", help="print plan, memory and resources, then stop")
+    add("--profile", action="store_true", help="trace the third iteration: learners, engines and Ray's timeline")
     add("--gpu-memory-gib", type=float, default=80.0, help="memory of one GPU, for the estimates of --dry-run")
     add("--wait-for-nodes-s", type=float, default=0.0, help="seconds to wait for nodes that are still starting")
     return parser
@@ -63,6 +66,9 @@ def run(
     before anything starts, where the cluster has not what the config asks for, or a run of this name is there already;
     also when the run has failed.
     """
+    if args.profile:
+        config = config.copy(copy_frozen=False)
+        config.callbacks([*force_list(config.callbacks_class), ProfileCallback])
     bundles = resources.asked_bundles(config)
     if args.dry_run:
         print(describe_run(config, int(args.gpu_memory_gib * GIB)), flush=True)

@@ -1,0 +1,110 @@
+"""Where the time of a run went: a table of its stages, and a trace of one iteration."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+from aspo_rllib.trial_folder import trial_folder
+
+FOLDER = "profile"
+# Metrics below time/. The driver goes through the first ones in turn; the others lie inside or beside these.
+_STAGES = {
+    "wait_s": "waiting for rollouts",
+    "batch_s": "advantages, batches",
+    "update_s": "learners' update",
+    "sync_s": "weight sync and check",
+}
+_INSIDE = {
+    "generate_s": "(runners generated)",
+    "grade_s": "(runners waited for graders)",
+    "old_logprobs_s": "(scoring before the first step)",
+}
+
+
+class StageTimes:
+    """Adds up the stages of a trial's iterations.
+
+    `add` takes Tune's results one by one; `table` is what they come to.
+    """
+
+    def __init__(self):
+        self._seconds: Counter[str] = Counter()
+        self._iterations = 0
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        self._iterations += 1
+        # A stage that an iteration did not have may be NaN.
+        self._seconds.update({name: seconds for name, seconds in result["time"].items() if seconds == seconds})
+        self._seconds["total_s"] += result["time_this_iter_s"]
+
+    def table(self) -> str:
+        """Seconds per iteration and share of each stage; in brackets what happens inside or beside a stage."""
+        rest = self._seconds["total_s"] - sum(self._seconds[name] for name in _STAGES)
+        lines = [(label, self._seconds[name]) for name, label in (_STAGES | _INSIDE).items()]
+        lines.insert(len(_STAGES), ("evaluation, the rest", rest))
+        total = self._seconds["total_s"]
+        rows = [f"  {label:<34} {s / self._iterations:>8.2f} s {s / total:>5.0%}" for label, s in lines]
+        return "\n".join([f"time of an iteration, mean of {self._iterations}", *rows])
+
+
+class ProfileCallback(RLlibCallback):
+    """Traces one iteration: every learner, every runner's engine, and Ray's own timeline.
+
+    Below the trial's folder, `profile/` then holds a Chrome trace of each process (chrome://tracing, Perfetto) and
+    `ray_timeline.json`. A traced iteration is slower than the others.
+
+    iteration: which one, >= 2: the first is warm-up.
+    """
+
+    iteration = 3
+
+    def on_train_result(self, *, algorithm, result, **kwargs) -> None:
+        done = algorithm.iterations_trained
+        if done == self.iteration - 1:
+            algorithm.learner_group.on_all(start_trace)
+            _on_engines(algorithm, start_trace)
+        if done == self.iteration:
+            folder = trial_folder(algorithm) / FOLDER
+            for number, trace in enumerate(algorithm.learner_group.on_all(stop_trace)):
+                _write(folder / f"learner_{number}.json", trace)
+            for number, trace in enumerate(_on_engines(algorithm, stop_trace)):
+                _write(folder / f"runner_{number}.json", trace)
+            ray.timeline(str(folder / "ray_timeline.json"))
+
+
+def _on_engines(algorithm, func) -> list[Any]:
+    """`func` in every runner's engine thread, where the profiler sees the engine's work."""
+    return algorithm.env_runner_group.foreach_env_runner(
+        lambda runner: runner.on_engine_thread(func), local_env_runner=False
+    )
+
+
+def start_trace(worker: Any) -> None:
+    """Begin to trace what this thread does."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    worker.trace = torch.profiler.profile(activities=activities)
+    worker.trace.start()
+
+
+def stop_trace(worker: Any) -> bytes:
+    """End it; a Chrome trace as JSON. It travels, since the driver's folder may be out of this node's sight."""
+    worker.trace.stop()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        worker.trace.export_chrome_trace(str(path))
+        return path.read_bytes()
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

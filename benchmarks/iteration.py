@@ -1,0 +1,164 @@
+"""What an iteration costs beside its parts: a bare vLLM `generate` and a bare update by the learner.
+
+    python benchmarks/iteration.py                  # 64 prompts x 16 on the bundled model
+    python benchmarks/iteration.py --prompts 8      # a small run
+
+One runner and one learner, each in a process of its own. Rounds are interleaved: a whole iteration, then, by the very
+same engine and learner, the update on the same batch, the runner's sampling of it with grading, and `LLM.generate` on
+as many completions. After that come iterations of a run that overlaps the two (max_staleness=1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+
+import numpy as np
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+
+from aspo_rllib import TINY_MODEL, ASPOConfig
+from aspo_rllib.batching import COSTS, build_train_batches
+from aspo_rllib.types import Rollout, RolloutGroup
+
+
+def make_config(prompts: int, tokens: int, max_staleness: int) -> ASPOConfig:
+    return (
+        ASPOConfig()
+        .environment("aspo/Arithmetic-v0", env_config={"digits": 3})
+        .llm(model=TINY_MODEL, max_prompt_tokens=32)
+        .sampling(group_size=16, max_completion_tokens=tokens)
+        .training(batch_prompts=prompts, minibatch_prompts=max(1, prompts // 4), num_epochs=1, lr=1e-7, kl_coef=0.0)
+        .training(max_staleness=max_staleness, drop_uniform_groups=False)
+        .learners(num_learners=1)
+        .debugging(seed=0)
+    )
+
+
+def never_stop(runner) -> None:
+    """All completions are as long as they may be, so that every repeat has the same work to do."""
+    runner.on_engine_thread(lambda sampler: sampler._stop_token_ids.clear())
+
+
+def bare_generate(runner, prompts: list[list[int]], group_size: int, max_tokens: int) -> float:
+    """Seconds that vLLM alone takes for these prompts, asked as its documentation says."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(
+        n=group_size, temperature=1.0, max_tokens=max_tokens, logprobs=0, flat_logprobs=True, detokenize=False
+    )
+    start = time.perf_counter()
+    outputs = runner.engine._llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+    seconds = time.perf_counter() - start
+    assert sum(len(o.token_ids) for out in outputs for o in out.outputs) == len(prompts) * group_size * max_tokens
+    return seconds
+
+
+def on_runner(algo: Algorithm, func):
+    return algo.env_runner_group.foreach_env_runner(func, local_env_runner=False)[0]
+
+
+def timed(func) -> float:
+    start = time.perf_counter()
+    func()
+    return time.perf_counter() - start
+
+
+def one_round(algo: Algorithm, round_number: int) -> dict[str, float]:
+    """Seconds of an iteration, of the runner's sampling, and of the bare parts."""
+    config = algo.config
+    seconds = {"iteration": timed(algo.train)}
+    groups = algo.latest_groups
+    batches = build_train_batches(
+        groups,
+        list(algo.latest_advantages.values()),
+        num_learners=1,
+        minibatch_prompts=config.minibatch_prompts,
+        max_tokens_per_microbatch=config.max_tokens_per_microbatch,
+        cost=COSTS[algo._layout],
+    )
+    seconds["learn"] = timed(lambda: algo.learner_group.update(batches=batches))
+    prompts = [g.rollouts[0].prompt_ids.tolist() for g in groups]
+    size, tokens = config.group_size, config.max_completion_tokens
+    tasks = [(10**6 * (round_number + 1) + g.position, g.index) for g in groups]  # other seeds than training's
+    seconds["runner"] = on_runner(algo, lambda runner: timed(lambda: runner.sample(tasks=tasks)))
+    on_runner(algo, lambda runner: runner.engine._forget_prefixes())
+    seconds["generate"] = on_runner(algo, lambda runner: bare_generate(runner, prompts, size, tokens))
+    on_runner(algo, lambda runner: runner.engine._forget_prefixes())
+    return seconds
+
+
+def driver_seconds(repeats: int) -> float:
+    """Median seconds in which the driver turns 512 rollouts of 1,000 tokens into a batch and its metrics."""
+    from aspo_rllib.advantages import group_advantages
+    from aspo_rllib.metrics import rollout_metrics, staleness_metrics
+
+    rng = np.random.default_rng(0)
+    prompt = rng.integers(0, 100, 100).astype(np.int32)
+    text = " ".join(map(str, rng.integers(0, 10**6, 300)))
+    groups = []
+    for position in range(32):
+        rollouts = tuple(
+            Rollout(
+                prompt, rng.integers(0, 100, 1000).astype(np.int32), -rng.random(1000).astype(np.float32), "stop", text,
+                float(g % 2), bool(g % 2), 0,
+            )
+            for g in range(16)
+        )  # fmt: skip
+        groups.append(RolloutGroup(position, position, "", rollouts))
+
+    def work() -> None:
+        advantages = [group_advantages([[r.reward for r in g.rollouts]], normalize_std=True)[0] for g in groups]
+        build_train_batches(
+            groups, advantages, num_learners=2, minibatch_prompts=8, max_tokens_per_microbatch=16384,
+            cost=COSTS["packed"],
+        )  # fmt: skip
+        rollout_metrics(groups), staleness_metrics(groups, 0)
+
+    return statistics.median(timed(work) for _ in range(repeats))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=64, help="of each completion")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    rounds: dict[int, list[dict[str, float]]] = {}
+    algos = {k: make_config(args.prompts, args.tokens, max_staleness=k).build_algo() for k in (0, 1)}
+    for algo in algos.values():
+        on_runner(algo, never_stop)
+        algo.train()  # warm
+    for k, algo in algos.items():
+        # Overlapped, nothing may come between two iterations: the runner would get ahead meanwhile.
+        one = {0: one_round, 1: lambda algo, n: {"iteration": timed(algo.train)}}[k]
+        rounds[k] = [one(algo, n) for n in range(args.repeats)]
+        algo.stop()
+    ray.shutdown()
+
+    median = {k: {name: statistics.median(r[name] for r in rounds[k]) for name in rounds[k][0]} for k in rounds}
+    alone, overlapped = median[0], median[1]
+    total = args.prompts * 16 * args.tokens
+    print(f"{args.prompts} prompts x 16 completions of {args.tokens} tokens = {total:,} tokens, {args.repeats} rounds")
+    print(f"{'way':<42} {'seconds':>8} {'ratio':>6}")
+    for name, seconds, bare in (
+        ("vLLM generate, bare", alone["generate"], alone["generate"]),
+        ("runner, graded, over generate", alone["runner"], alone["generate"]),
+        ("learner's update, bare", alone["learn"], alone["learn"]),
+        ("iteration, over generate + update", alone["iteration"], alone["generate"] + alone["learn"]),
+        (
+            "iteration overlapped, over the longer",
+            overlapped["iteration"],
+            max(alone["generate"], alone["learn"]),
+        ),
+    ):
+        print(f"{name:<42} {seconds:>8.3f} {seconds / bare:>6.2f}")
+    print(f"driver, 512 rollouts x 1,000 tokens: {1e3 * driver_seconds(9):.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
