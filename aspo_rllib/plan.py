@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
+
+
+_PACKAGE = Path(__file__).parent
+
+
+def model_name(model: str) -> str:
+    """For people: the bundled model by its place in the package, any other as it was given."""
+    return str(Path(model).relative_to(_PACKAGE.parent)) if Path(model).is_relative_to(_PACKAGE) else model
 
 
 def describe_plan(config: ASPOConfig) -> str:
@@ -14,7 +23,7 @@ def describe_plan(config: ASPOConfig) -> str:
     minibatches = config.steps_per_iteration // config.num_epochs
     learners = f"{config.num_learners} FSDP2 learners" if config.num_learners > 1 else "1 learner"
     return (
-        f"{_loss_name(config)} on {config.env}, model {config.llm_model}\n"
+        f"{_loss_name(config)} on {config.env}, model {model_name(config.llm_model)}\n"
         f"  {config.batch_prompts} prompts x {config.group_size} = {config.batch_prompts * config.group_size} rollouts"
         f" -> {minibatches} mini-batches x {config.num_epochs} epochs"
         f" = {config.steps_per_iteration} optimizer steps per iteration\n"

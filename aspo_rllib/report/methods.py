@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from aspo_rllib.plan import model_name
 from aspo_rllib.report.results import Trial
 
 _NOT_A_METHOD = {"seed"}
@@ -85,7 +86,7 @@ def short(value: Any) -> str:
     if not isinstance(value, str):
         return str(value)
     found = _FUNCTION_OR_CLASS.fullmatch(value)
-    return found[1].rpartition(".")[2] if found else value
+    return found[1].rpartition(".")[2] if found else model_name(value)
 
 
 def _differing(trials: Sequence[Trial]) -> list[str]:
