@@ -36,4 +36,4 @@ class HopelessEnv(SingleTurnTextEnv):
         return Task(prompt=f"{index}+{index}=", answer="", data_source="hopeless")
 
     def grade(self, task, completion):
-        return Grade(reward=0.0, correct=False, status="wrong")
+        return Grade(reward=0.0, correct=False, extracted=None, status="wrong")

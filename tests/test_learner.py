@@ -530,9 +530,7 @@ def test_masking_everything_leaves_no_gradient(build_learners, train_batches):
     assert metrics["sampler/outside_cap_frac"] == 1 and metrics["optim/grad_norm"] == 0
 
 
-def test_the_ratio_is_taken_to_the_samplers_policy_if_asked(
-    build_learners, train_batches, weights_of, largest_difference
-):
+def test_the_ratio_to_the_samplers_policy(build_learners, train_batches, weights_of, largest_difference):
     # One optimizer step: the policy is still the one that the batch is scored with.
     results, weights = [], []
     for old_logprobs in ("learner", "sampler"):
@@ -543,4 +541,4 @@ def test_the_ratio_is_taken_to_the_samplers_policy_if_asked(
     assert to_learner["ratio/mean"] == 1 and to_learner["kl/old"] == 0
     assert to_sampler["ratio/mean"] == pytest.approx(to_sampler["sampler/ratio_mean"], rel=1e-5)
     assert to_sampler["kl/sampler"] == to_learner["kl/sampler"]  # still the engine's distance to the learner
-    assert to_sampler["clip/pos_frac"] > 0 and largest_difference(*weights) > 1e-5
+    assert to_sampler["clip/neg_frac"] > 0 and largest_difference(*weights) > 1e-5
