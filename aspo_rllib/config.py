@@ -38,6 +38,7 @@ class ASPOConfig(TextAlgorithmConfig):
 
         # llm()
         self.llm_model: str | None = None
+        self.engine = "vllm"
         self.dtype = "float32"
         self.max_prompt_tokens = 1024
         self.chat_template: str | None = None
@@ -106,6 +107,7 @@ class ASPOConfig(TextAlgorithmConfig):
         self,
         *,
         model: str = NotProvided,
+        engine: str = NotProvided,
         dtype: str = NotProvided,
         max_prompt_tokens: int = NotProvided,
         chat_template: str | None = NotProvided,
@@ -124,6 +126,8 @@ class ASPOConfig(TextAlgorithmConfig):
 
         Args:
             model: Folder or hub id of a Hugging Face causal LM; the attribute is `llm_model`.
+            engine: What generates: "vllm", or "transformers", for platforms without a vLLM wheel: slower with long
+                completions, one device per engine, models with attention layers only.
             dtype: "float32" or "bfloat16": compute type of the engine and of the learner's forward and backward pass.
                 Master weights and gradient reduction stay float32.
             max_prompt_tokens: Longest templated prompt, >= 1 (paper: 2048). Tasks with a longer one are passed over and
@@ -131,9 +135,10 @@ class ASPOConfig(TextAlgorithmConfig):
             chat_template: Jinja chat template; None takes the tokenizer's own.
                 `"{{ messages[-1]['content'] }}"` gives the bare prompt to a base model.
             trust_remote_code: Whether code in the model's folder may run.
-            kv_cache_memory_bytes: The engine's KV cache; None: 256 MiB on CPU, `gpu_memory_utilization` on GPU.
-            gpu_memory_utilization: Share of GPU memory for the engine, in (0, 1].
-            tensor_parallel_size: GPUs per engine, >= 1.
+            kv_cache_memory_bytes: vLLM's KV cache; None: 256 MiB on CPU, `gpu_memory_utilization` on GPU. That of
+                engine="transformers" grows with what is running; `max_num_seqs` bounds it.
+            gpu_memory_utilization: Share of GPU memory for vLLM, in (0, 1].
+            tensor_parallel_size: GPUs per vLLM engine, >= 1.
             max_num_seqs: Completions that the engine decodes at once, >= 1.
             lora: Keywords of peft.LoraConfig: train adapters alone, e.g. {"r": 16, "target_modules": "all-linear"}.
                 Plain LoRA only, r in [1, 512]; on GPU engines it needs dtype="bfloat16". Weight syncs and training

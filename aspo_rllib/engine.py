@@ -1,7 +1,8 @@
-"""The generation engine behind a narrow interface: submit, step, abort, load weights, close.
+"""The narrow interface of generation engines, submit, step, abort, load weights, close, and vLLM behind it.
 
 vLLM runs inside the calling process: no child process to lose, and weights can be swapped between two steps. This is
-the only room that imports vLLM, and only when an engine is made, so that a driver or a learner needs none.
+the only room that imports vLLM, and only when an engine is made, so that a driver or a learner needs none. `hf_engine`
+has the other engine.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import os
 import tempfile
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,76 @@ _VLLM_ENVIRONMENT = {
 _LORA_BUFFERS = (1, 8, 16, 32, 64, 128, 256, 320, MAX_RANK)
 
 
+@dataclass(frozen=True)
+class Completion:
+    """A finished request: tokens as sampled, `[T]` int32, and their log-probabilities, `[T]` float32.
+
+    The tokens include the end token, if there is one. The log-probabilities are those of the distribution that was
+    sampled from, after temperature and top_p; at temperature 0, where nothing is sampled, those of temperature 1.
+    finish_reason: "stop", at one of the request's stop_token_ids, or "length".
+    """
+
+    request_id: str
+    completion_ids: np.ndarray
+    sampler_logprobs: np.ndarray
+    finish_reason: str
+
+
+class Engine(ABC):
+    """Samples token ids from token ids, many requests at once; their weights can be replaced between two steps."""
+
+    @abstractmethod
+    def submit(
+        self,
+        request_id: str,
+        prompt_ids: np.ndarray,
+        *,
+        temperature: float,
+        top_p: float,
+        max_tokens: int,
+        stop_token_ids: Sequence[int],
+        seed: int | None = None,
+    ) -> None:
+        """Queue one completion of `prompt_ids`; `step` returns it when it is finished.
+
+        request_id: unlike that of any unfinished request.
+        prompt_ids: `[P]` ints, 1 <= P < the engine's max_model_len.
+        temperature: >= 0; 0 takes the likeliest token.
+        top_p: in (0, 1].
+        max_tokens: longest completion, >= 1; max_model_len cuts it too.
+        seed: the completion depends on it, the prompt and the weights, not on other requests. None: the engine's own.
+        """
+
+    @abstractmethod
+    def step(self) -> list[Completion]:
+        """One engine step over all running requests; the completions that it finished."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether any submitted request is unfinished."""
+
+    @abstractmethod
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Forget these requests; nothing is returned for them."""
+
+    @abstractmethod
+    def load_weights(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
+        """Replace all weights. The tensors are read until this returns: do not reuse their memory before.
+
+        Unfinished requests go on: from their next token on they are continued as the new weights continue the whole
+        of what is there.
+        """
+
+    @abstractmethod
+    def load_adapters(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
+        """Replace the LoRA adapters, `lora.adapter_weights` of a policy; all requests from now on use them."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the engine and its memory."""
+
+
 class WeightLoader:
     """vLLM worker extension: replaces all weights in place, between two engine steps."""
 
@@ -40,17 +112,7 @@ class WeightLoader:
         self.reload_weights(weights_iterator=iter(named_tensors))
 
 
-@dataclass(frozen=True)
-class Completion:
-    """A finished request: tokens as sampled, `[T]` int32, and their log-probabilities, `[T]` float32."""
-
-    request_id: str
-    completion_ids: np.ndarray
-    sampler_logprobs: np.ndarray
-    finish_reason: str
-
-
-class VLLMEngine:
+class VLLMEngine(Engine):
     """A vLLM engine that samples token ids from token ids.
 
     model: folder or hub id of a Hugging Face causal LM.
@@ -123,12 +185,12 @@ class VLLMEngine:
         stop_token_ids: Sequence[int],
         seed: int | None = None,
     ) -> None:
-        """Queue one completion of `prompt_ids`; `step` returns it when it is finished."""
         params = self._sampling_params(
             temperature=temperature,
             top_p=top_p,
             max_tokens=max_tokens,
             stop_token_ids=list(stop_token_ids),
+            ignore_eos=True,  # else the end token of the model's config ends it as well
             seed=seed,
             logprobs=0,
             flat_logprobs=True,
@@ -140,25 +202,20 @@ class VLLMEngine:
         )
 
     def step(self) -> list[Completion]:
-        """One engine step over all running requests; the completions that it finished."""
         return [self._completion(out) for out in self._llm.llm_engine.step() if out.finished]
 
     @property
     def busy(self) -> bool:
-        """Whether any submitted request is unfinished."""
         return self._llm.llm_engine.has_unfinished_requests()
 
     def abort(self, request_ids: Iterable[str]) -> None:
-        """Forget these requests; nothing is returned for them."""
         self._llm.llm_engine.abort_request(list(request_ids))
 
     def load_weights(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
-        """Replace all weights. The tensors are read until this returns: do not reuse their memory before."""
         self._llm.collective_rpc("load", args=(named_tensors,))
         self._forget_prefixes()
 
     def load_adapters(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
-        """Replace the LoRA adapters, `lora.adapter_weights` of a policy; all requests from now on use them."""
         # vLLM takes adapters from a folder only; it has read them when add_lora returns.
         with tempfile.TemporaryDirectory(prefix="aspo-adapters-") as folder:
             write_adapters(Path(folder), named_tensors, self._lora)
@@ -174,7 +231,6 @@ class VLLMEngine:
         assert done
 
     def close(self) -> None:
-        """Free the engine and its memory."""
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
 

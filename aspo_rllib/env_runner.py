@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from aspo_rllib import weight_sync
-from aspo_rllib.engine import Completion, VLLMEngine
+from aspo_rllib.engine import Completion, Engine, VLLMEngine
 from aspo_rllib.env_creators import env_creator_of
 from aspo_rllib.evaluation_sets import set_configs
 from aspo_rllib.group_sampler import GroupRequest, GroupSampler
@@ -205,20 +205,27 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
     def _make_sampler(self) -> GroupSampler:
         return GroupSampler(self._make_engine(), self.tokenizer, self.stop_token_ids, self._base_seed)
 
-    def _make_engine(self) -> VLLMEngine:
+    def _make_engine(self) -> Engine:
         config = self.config
+        settings = {
+            "dtype": config.dtype,
+            "max_model_len": max(c.max_model_len for c in (config, *set_configs(config).values())),
+            "max_num_seqs": config.max_num_seqs,
+            "seed": (self._base_seed + self.worker_index) % 2**31,
+            "trust_remote_code": config.trust_remote_code,
+            "lora": config.lora,
+        }
+        if config.engine == "transformers":
+            from aspo_rllib.hf_engine import TransformersEngine
+
+            return TransformersEngine(config.llm_model, **settings)
         on_cpu = not config.num_gpus_per_env_runner
         return VLLMEngine(
             config.llm_model,
-            dtype=config.dtype,
-            max_model_len=max(c.max_model_len for c in (config, *set_configs(config).values())),
-            max_num_seqs=config.max_num_seqs,
             kv_cache_memory_bytes=config.kv_cache_memory_bytes or (CPU_KV_CACHE_BYTES if on_cpu else None),
             gpu_memory_utilization=config.gpu_memory_utilization,
             tensor_parallel_size=config.tensor_parallel_size,
-            seed=(self._base_seed + self.worker_index) % 2**31,
-            trust_remote_code=config.trust_remote_code,
-            lora=config.lora,
+            **settings,
         )
 
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:

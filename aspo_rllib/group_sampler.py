@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aspo_rllib.engine import Completion
+from aspo_rllib.engine import Completion, Engine
 from aspo_rllib.types import Rollout, RolloutGroup
 from envs.grading.pool import Graded, GradingPool, ungraded
 
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
-    from aspo_rllib.engine import VLLMEngine
     from aspo_rllib.prompts import Prompt
 
 GRADING_POLL_S = 0.05  # while nothing is generated; calls from other threads wait as long
@@ -50,7 +49,7 @@ class _Group:
 class GroupSampler:
     """Drives one engine. Its calls must not overlap: `SteppingThread` makes them between two steps."""
 
-    def __init__(self, engine: VLLMEngine, tokenizer, stop_token_ids: Sequence[int], base_seed: int):
+    def __init__(self, engine: Engine, tokenizer, stop_token_ids: Sequence[int], base_seed: int):
         self.engine = engine
         self._generate_s = self._grade_s = 0.0
         self._tokenizer = tokenizer

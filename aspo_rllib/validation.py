@@ -74,6 +74,7 @@ _RANGES = [
     ("cpu_offload", "True or False", lambda v: isinstance(v, bool)),
     ("compile_learner", "True or False", lambda v: isinstance(v, bool)),
     ("layout", "'padded', 'packed' or None", lambda v: v in ("padded", "packed", None)),
+    ("engine", "'vllm' or 'transformers'", lambda v: v in ("vllm", "transformers")),
     ("dtype", "'float32' or 'bfloat16'", lambda v: v in ("float32", "bfloat16")),
 ]
 
@@ -84,6 +85,7 @@ def check(config: ASPOConfig) -> None:
         _require(config, field, expected, holds)
     config.method  # noqa: B018  an unknown loss raises here, with the nearest name
     _check_model(config)
+    _check_engine(config)
     _check_lora(config)
     if config.in_evaluation:
         _require(config, "temperature", ">= 0", lambda v: _is_number(v) and v >= 0)
@@ -165,11 +167,22 @@ def _check_model(config: ASPOConfig) -> None:
         raise ValueError(f"llm_model={config.llm_model!r}: expected a folder with a config.json.")
 
 
+def _check_engine(config: ASPOConfig) -> None:
+    if config.engine == "transformers":
+        _require(config, "tensor_parallel_size", "1 with engine='transformers'", lambda v: v == 1)
+        _require(
+            config,
+            "kv_cache_memory_bytes",
+            "None with engine='transformers', whose cache max_num_seqs bounds",
+            lambda v: v is None,
+        )
+
+
 def _check_lora(config: ASPOConfig) -> None:
     if config.lora is None:
         return
     check_settings(config.lora)
-    if config.num_gpus_per_env_runner and config.dtype == "float32":
+    if config.engine == "vllm" and config.num_gpus_per_env_runner and config.dtype == "float32":
         raise ValueError("dtype='float32': expected 'bfloat16' with lora on GPU engines; vLLM's kernels know no other.")
 
 
