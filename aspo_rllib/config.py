@@ -126,8 +126,8 @@ class ASPOConfig(TextAlgorithmConfig):
 
         Args:
             model: Folder or hub id of a Hugging Face causal LM; the attribute is `llm_model`.
-            engine: What generates: "vllm", or "transformers", for platforms without a vLLM wheel: slower with long
-                completions, one device per engine, models with attention layers only.
+            engine: What generates: "vllm", or "transformers", for platforms without a vLLM wheel: one device
+                per engine, models with attention layers only.
             dtype: "float32" or "bfloat16": compute type of the engine and of the learner's forward and backward pass.
                 Master weights and gradient reduction stay float32.
             max_prompt_tokens: Longest templated prompt, >= 1 (paper: 2048). Tasks with a longer one are passed over and

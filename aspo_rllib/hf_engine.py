@@ -45,7 +45,8 @@ class _Request:
 
     @property
     def finish_reason(self) -> str | None:
-        if self.logprobs and self.ids[-1] in self.stop_token_ids:
+        """After a step; None: it goes on."""
+        if self.ids[-1] in self.stop_token_ids:
             return "stop"
         return "length" if len(self.ids) == self.max_tokens else None
 

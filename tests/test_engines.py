@@ -191,16 +191,12 @@ def test_only_a_stop_token_or_the_length_ends_a_completion(run):
 
 
 def test_the_last_allowed_token_may_be_a_stop_token(run):
-    (c,) = run(generate_with(max_tokens=3), PROMPTS[:1])
-    last = int(c.completion_ids[-1])
-    assert last not in c.completion_ids[:-1]
-    (again,) = run(generate_with(max_tokens=3, stop_token_ids=[last]), PROMPTS[:1])
-    assert tokens([again]) == tokens([c]) and (c.finish_reason, again.finish_reason) == ("length", "stop")
-
-
-def test_a_stop_token_in_the_prompt_stops_nothing(run):
-    (c,) = run(generate_with(temperature=0.0, stop_token_ids=[int(PROMPTS[1][-1])]), PROMPTS[1:2])
-    assert len(c.completion_ids) >= 1
+    ((first, *others),) = tokens(run(generate_with(), PROMPTS[:1]))
+    place = next(n for n, token in enumerate(others, start=1) if token != first)
+    last = others[place - 1]
+    for stop, reason in ([], "length"), ([last], "stop"):
+        (c,) = run(generate_with(max_tokens=place + 1, stop_token_ids=stop), PROMPTS[:1])
+        assert tokens([c]) == [[first, *others[:place]]] and c.finish_reason == reason
 
 
 def test_max_model_len_cuts_completions(run):
@@ -211,7 +207,7 @@ def test_max_model_len_cuts_completions(run):
 
 @pytest.mark.parametrize("prompt_tokens", [0, 180])
 def test_prompts_that_leave_no_room_are_refused(run, prompt_tokens):
-    with pytest.raises(ValueError):
+    with pytest.raises(Exception, match="prompt"):  # of vLLM's own
         run(lambda engine: engine.submit("0", np.full(prompt_tokens, 65, np.int32), **SAMPLING))
     assert not run(lambda engine: engine.busy)
 
@@ -393,9 +389,12 @@ def test_settings_that_an_engine_cannot_follow_are_refused(make_config, llm, mes
 # ---- end to end ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}])
+ADAPTERS = {"r": 4, "target_modules": "all-linear"}
+
+
+@pytest.mark.parametrize("lora", [None, pytest.param(ADAPTERS, marks=pytest.mark.slow)], ids=["full", "lora"])
 def test_training_on_transformers_keeps_engine_and_learner_together(ray_session, make_config, lora):
-    config = make_config(lr=0.01).llm(engine="transformers", lora=lora).env_runners(num_env_runners=1)
+    config = make_config(lr=1e-3, drop_uniform_groups=False).llm(engine="transformers", lora=lora)
     algo = config.build_algo()
     try:
         for iteration in (1, 2):
