@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, MistralC
 from aspo_rllib import TINY_MODEL, hf_engine
 from aspo_rllib.engine import VLLMEngine
 from aspo_rllib.hf_engine import TransformersEngine
+from aspo_rllib.lora import adapter_weights
+from aspo_rllib.model import full_weights, load_policy
 
 # Of one token, of several, with a common prefix, and longer than the 128 tokens of a vLLM block.
 PROMPTS = [
@@ -321,6 +323,24 @@ def test_bfloat16_weights_and_compute(model):
         for prompt, c in zip(PROMPTS, generate(engine, PROMPTS), strict=True)
     ]
     assert 1e-4 < max(distances) < 1.0
+
+
+def test_adapters_are_none_before_they_are_loaded_and_then_the_learners(model):
+    settings = {"r": 4, "lora_alpha": 3, "target_modules": "all-linear", "init_lora_weights": False}
+    engine = TransformersEngine(TINY_MODEL, **SETTINGS, lora=settings)
+    torch.manual_seed(2)
+    policy = load_policy(TINY_MODEL, lora=settings)  # random adapters that are not zero
+    merged = AutoModelForCausalLM.from_pretrained(TINY_MODEL, dtype=torch.float32).eval()
+    merged.load_state_dict(full_weights(policy))
+
+    submit_all(engine, PROMPTS[:3])
+    for _ in range(5):
+        assert not engine.step()
+    engine.load_adapters(list(adapter_weights(policy.hf_model).items()))
+    for prompt, c in zip(PROMPTS[:3], finish(engine), strict=True):
+        before, after = (logprobs_of(m, prompt, c.completion_ids) for m in (model, merged))
+        np.testing.assert_allclose(c.sampler_logprobs, [*before[:5], *after[5:]], atol=1e-4)
+        assert np.abs(before - after).max() > 0.1
 
 
 @pytest.mark.parametrize(
