@@ -19,7 +19,7 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES,
 )
 
-from aspo_rllib import weight_sync
+from aspo_rllib import preflight, weight_sync
 from aspo_rllib.advantages import group_advantages, informative_groups, overlong_penalty
 from aspo_rllib.batching import COSTS, build_train_batches
 from aspo_rllib.checkpoints import whole_folder
@@ -158,6 +158,7 @@ class ASPO(Algorithm):
 
     def setup(self, config: ASPOConfig) -> None:
         # What can be wrong with env and tokenizer is found here, before any engine boots.
+        preflight.check(self.config)
         tokenizer, _ = load_tokenizer(self.config)
         self.prompts = prompts_of(self.config, tokenizer)
         self.evaluation_sets = open_sets(self.config, lambda config: prompts_of(config, tokenizer))

@@ -71,8 +71,12 @@ def load_state(
 
     counters: any values, to say which to read.
     reference: the tensors to write a moving reference to.
+
+    Raises ValueError, before anything is loaded, for a folder that holds no whole checkpoint, or one of another model
+    or of other adapters.
     """
     state = _state(policy, optimizer, counters, reference)
+    _check_saved(path, state["model"], "reference" in state)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         dcp.load(state, checkpoint_id=path / STATE_FOLDER, no_dist=not dist.is_initialized())
@@ -84,6 +88,45 @@ def load_state(
         options=StateDictOptions(strict=False),
     )
     return state["counters"]
+
+
+def _check_saved(path: Path, weights: dict[str, Tensor], wants_reference: bool) -> None:
+    folder = path / STATE_FOLDER
+    if not (folder / ".metadata").is_file():
+        raise ValueError(
+            f"checkpoint {path}: there is no {STATE_FOLDER}/.metadata; expected a folder that save_to_path or Tune "
+            "wrote completely. Choose another checkpoint."
+        )
+    metadata = dcp.FileSystemReader(folder).read_metadata()
+    for name in sorted({stored.relative_path for stored in metadata.storage_data.values()}):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"checkpoint {path}: the shard {STATE_FOLDER}/{name} is missing; copy the whole folder, with "
+                "the parts that learners on other nodes wrote."
+            )
+    prefix = "model."
+    saved = {
+        n.removeprefix(prefix): tuple(m.size) for n, m in metadata.state_dict_metadata.items() if n.startswith(prefix)
+    }
+    _compare(path, saved, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    if wants_reference and not any(name.startswith("reference.") for name in metadata.state_dict_metadata):
+        raise ValueError(
+            f"checkpoint {path}: it holds no moving reference; expected reference_reset_interval and kl_coef as in "
+            "the run that wrote it."
+        )
+
+
+def _compare(path: Path, saved: dict[str, tuple], ours: dict[str, tuple]) -> None:
+    """Raise ValueError at the first weight, by name, that only one side has or that has two shapes."""
+    had_adapters, have_adapters = (any(".lora_" in name for name in side) for side in (saved, ours))
+    remedy = "Restore with the llm_model and lora of the run that wrote it."
+    if had_adapters != have_adapters:
+        held, wanted = ("LoRA adapters", "all weights") if had_adapters else ("all weights", "LoRA adapters")
+        raise ValueError(f"checkpoint {path}: it holds {held}, this run trains {wanted} (lora). {remedy}")
+    for name in sorted(saved.keys() | ours.keys()):
+        if saved.get(name) != ours.get(name):
+            theirs, own = (side.get(name, "not there") for side in (saved, ours))
+            raise ValueError(f"checkpoint {path}: {name} is {theirs}, in this run {own}. {remedy}")
 
 
 def _state(policy, optimizer, counters, reference) -> dict[str, Any]:

@@ -111,6 +111,7 @@ class ASPOConfig(ASPOSettings):
 
     def validate(self) -> None:
         """Check every field; raises ValueError naming the field, its value and the legal range."""
+        validation.check_lr(self)  # RLlib's own check of it lets a TypeError through
         super().validate()
         validation.check(self)
 

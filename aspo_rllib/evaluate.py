@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import ray
 from tqdm import tqdm
 
+from aspo_rllib import preflight
 from aspo_rllib.config import ASPOConfig
 from aspo_rllib.env_creators import env_creator_of
 from aspo_rllib.env_runner import VLLMEnvRunner, load_tokenizer
@@ -101,11 +102,13 @@ def evaluate(settings: Settings, out: Path, **env_runners: Any) -> dict[str, flo
         env_runners: keywords of `ASPOConfig.env_runners`: how many, on what.
 
     Raises:
-        ValueError: for a bad setting, and if the folder was begun with others.
+        ValueError: for a bad setting, model or folder, and if the folder was begun with others.
         RuntimeError: if grading failed on all prompts.
     """
     config = settings.config(**env_runners)
     evaluation_config = config.get_evaluation_config_object()
+    preflight.check_model(config)
+    preflight.check_output(out, 0)
     tokenizer, _ = load_tokenizer(config)
     evaluation_set = EvaluationSet(evaluation_config, prompts_of(config, tokenizer))
     try:
@@ -132,7 +135,7 @@ def _fingerprints(model: str, evaluation_set: EvaluationSet, tasks: Sequence[Tas
     prompts = blake2b(digest_size=8)
     for _, index in tasks:
         prompts.update(evaluation_set.prompts.encode(index).ids.tobytes() + b"|")
-    weights = sorted(Path(model).glob("*.safetensors")) + sorted(Path(model).glob("*.bin"))
+    weights = sorted(Path(model).glob("*.safetensors"))
     return {
         "prompts": prompts.hexdigest(),
         "weights": {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in weights},

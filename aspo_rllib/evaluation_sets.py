@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from ray.rllib.env.env_context import EnvContext
-
-from aspo_rllib.env_creators import env_creator_of
-from aspo_rllib.prompts import PromptEncoder
+from aspo_rllib.env_creators import make_env
+from aspo_rllib.prompts import PromptEncoder, check_prompts
 
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
@@ -48,14 +46,11 @@ class EvaluationSet:
     def tasks(self) -> tuple[list[tuple[int, int]], int]:
         """The first `evaluation_duration` tasks as (position, index), and how many of them were too long.
 
-        Position and index are the same, so that every evaluation asks with the same seeds. Raises ValueError if all are
-        too long.
+        Position and index are the same, so that every evaluation asks with the same seeds.
         """
         asked = range(min(self.config.evaluation_duration, len(self.prompts)))
         limit = self.config.max_prompt_tokens
         tasks = [(i, i) for i in asked if self.prompts.num_tokens(i) <= limit]
-        if not tasks:
-            raise ValueError(f"max_prompt_tokens={limit}: all {len(asked)} prompts of the evaluation are longer.")
         return tasks, len(asked) - len(tasks)
 
 
@@ -87,8 +82,14 @@ def open_sets(config: ASPOConfig, make_prompts: Callable[[ASPOConfig], PromptEnc
 
 
 def prompts_of(config: ASPOConfig, tokenizer) -> PromptEncoder:
-    """The prompts of a config's env, made here."""
-    return PromptEncoder(env_creator_of(config)(EnvContext(config.env_config, worker_index=0)), tokenizer)
+    """The prompts of a config's env, made here. Raises ValueError as `make_env` and `check_prompts`."""
+    prompts = PromptEncoder(make_env(config), tokenizer)
+    try:
+        check_prompts(prompts, config)
+    except ValueError:
+        prompts.close()
+        raise
+    return prompts
 
 
 def check_eval_sets(eval_sets: Any) -> None:

@@ -104,7 +104,11 @@ def add_lora(hf_model: PreTrainedModel, settings: dict[str, Any]) -> None:
     from peft.tuners.lora import Linear, LoraLayer
 
     on_meta = next(hf_model.parameters()).is_meta
-    inject_adapter_in_model(config, hf_model, adapter_name=ADAPTER, low_cpu_mem_usage=on_meta)
+    linear = sorted({name.split(".")[-1] for name, m in hf_model.named_modules() if isinstance(m, nn.Linear)})
+    try:
+        inject_adapter_in_model(config, hf_model, adapter_name=ADAPTER, low_cpu_mem_usage=on_meta)
+    except ValueError as error:
+        raise ValueError(f"lora={settings!r}: {error} Linear layers here: {', '.join(linear)}.") from error
     for name, module in hf_model.named_modules():
         # peft also takes GPT-2's Conv1D for linear; its weight is stored transposed.
         if isinstance(module, LoraLayer) and not (type(module) is Linear and isinstance(module.base_layer, nn.Linear)):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from aspo_rllib.config import ASPOConfig
+
+LOOKED_AT = 4096  # prompts, before a set of tasks is given up
 
 
 @dataclass(frozen=True)
@@ -57,3 +63,29 @@ class PromptEncoder:
     def close(self) -> None:
         """Close the env."""
         self.env.close()
+
+
+def check_prompts(prompts: PromptEncoder, config: ASPOConfig) -> None:
+    """Raise ValueError if a config's env has no task, or none that fits; warn if a batch has to repeat tasks.
+
+    Stops at the first prompt that fits, and looks at LOOKED_AT at most, evenly spread. An evaluation asks the first
+    `evaluation_duration` tasks only.
+    """
+    num_tasks, limit = len(prompts), config.max_prompt_tokens
+    if not num_tasks:
+        raise ValueError(f"env={config.env!r} has no task; look at env_config={dict(config.env_config)!r}.")
+    asked = min(num_tasks, config.evaluation_duration) if config.in_evaluation else num_tasks
+    looked_at = range(0, asked, -(-asked // LOOKED_AT))
+    if all(prompts.num_tokens(index) > limit for index in looked_at):
+        shortest = min(prompts.num_tokens(index) for index in looked_at)
+        who = "the evaluation" if config.in_evaluation else config.env
+        raise ValueError(
+            f"max_prompt_tokens={limit}: all {len(looked_at)} prompts of {who} are longer; the shortest has {shortest} "
+            "tokens. Raise it, or choose other tasks."
+        )
+    if not config.in_evaluation and num_tasks < config.batch_prompts:
+        warnings.warn(
+            f"batch_prompts={config.batch_prompts}: {config.env} has {num_tasks} task(s) only, so every batch asks "
+            "some of them more than once, in groups of their own. Lower batch_prompts, or bring more tasks.",
+            stacklevel=3,
+        )

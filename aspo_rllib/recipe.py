@@ -13,7 +13,7 @@ import ray
 from ray import tune
 from ray.rllib.utils import force_list
 
-from aspo_rllib import resources
+from aspo_rllib import preflight, resources
 from aspo_rllib.aspo import HELD_OUT_ACCURACY
 from aspo_rllib.config import ASPOConfig
 from aspo_rllib.dry_run import GIB, describe_run
@@ -63,8 +63,8 @@ def run(
     callbacks: of Tune's, W&B's or MLflow's for example, besides our own lines and Tune's CSV, JSON and TensorBoard.
 
     Returns the run's result, None after --dry-run. Raises ValueError for a config that is not valid, and SystemExit,
-    before anything starts, where the cluster has not what the config asks for, or a run of this name is there already;
-    also when the run has failed.
+    before anything starts, where the cluster has not what the config asks for, the storage path cannot be written to or
+    has no room for the checkpoints, or a run of this name is there already; also when the run has failed.
     """
     if args.profile:
         config = config.copy(copy_frozen=False)
@@ -72,6 +72,14 @@ def run(
     bundles = resources.asked_bundles(config)
     if args.dry_run:
         print(describe_run(config, int(args.gpu_memory_gib * GIB)), flush=True)
+    checkpoint_config = checkpoint_config or tune.CheckpointConfig(
+        num_to_keep=3,
+        checkpoint_score_attribute=HELD_OUT_ACCURACY,
+        checkpoint_frequency=config.evaluation_interval or 0,
+        checkpoint_at_end=True,
+    )
+    if not args.dry_run:
+        _check_storage(config, args, checkpoint_config)
     if not ray.is_initialized():
         ray.init(logging_level="ERROR", logging_config=ray.LoggingConfig(log_level="ERROR"))
     try:
@@ -81,12 +89,6 @@ def run(
     if args.dry_run:
         print("           the cluster has them")
         return None
-    checkpoint_config = checkpoint_config or tune.CheckpointConfig(
-        num_to_keep=3,
-        checkpoint_score_attribute=HELD_OUT_ACCURACY,
-        checkpoint_frequency=config.evaluation_interval,
-        checkpoint_at_end=True,
-    )
     failure_config = failure_config or tune.FailureConfig(max_failures=3)
     result = _tuner(config, args, checkpoint_config, failure_config, callbacks).fit()[0]
     if result.error:
@@ -98,6 +100,16 @@ def run(
 def storage_path(text: str) -> str:
     """A URI as it is, a folder as an absolute path: the workers' current folder is not ours."""
     return text if "://" in text else str(Path(text).expanduser().resolve())
+
+
+def _check_storage(config: ASPOConfig, args: argparse.Namespace, checkpoint_config: tune.CheckpointConfig) -> None:
+    if "://" in args.storage_path:
+        return
+    kept_at_once = (checkpoint_config.num_to_keep or 1) + 1  # the new one is whole before an old one goes
+    try:
+        preflight.check_output(args.storage_path, kept_at_once * preflight.checkpoint_bytes(config))
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
 
 
 def _tuner(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
-
-from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from aspo_rllib.evaluation_sets import check_eval_sets, set_configs
 from aspo_rllib.lora import check_settings
@@ -97,9 +96,11 @@ def check(config: ASPOConfig) -> None:
                 "set group_size=1 for the evaluation."
             )
         return
+    _require(config, "env", "the id of an env, or its class: set .environment(...)", lambda v: v is not None)
     _require(config, "temperature", "in (0, 2]", lambda v: _is_number(v) and 0 < v <= 2)
     _require(config, "num_env_runners", "an int >= 1: the engines run there", lambda v: _is_int(v) and v >= 1)
-    _check_lr(config)
+    _check_group_size(config)
+    _check_parallel(config)
     if config.minibatch_prompts > config.batch_prompts:
         raise ValueError(
             f"minibatch_prompts={config.minibatch_prompts}: expected at most batch_prompts={config.batch_prompts}."
@@ -186,13 +187,51 @@ def _check_lora(config: ASPOConfig) -> None:
         raise ValueError("dtype='float32': expected 'bfloat16' with lora on GPU engines; vLLM's kernels know no other.")
 
 
-def _check_lr(config: ASPOConfig) -> None:
+def _check_group_size(config: ASPOConfig) -> None:
+    if config.group_size > 1:
+        return
+    if config.drop_uniform_groups:
+        raise ValueError(
+            "group_size=1: expected at least 2. A single completion is a uniform group, and drop_uniform_groups=True "
+            "leaves all of those out: nothing would be trained."
+        )
+    warnings.warn(
+        "group_size=1: a completion has no others of its prompt to compare with; its advantage is its bare reward. "
+        "Raise group_size for a baseline.",
+        stacklevel=3,
+    )
+
+
+def _check_parallel(config: ASPOConfig) -> None:
+    gpus = config.num_gpus_per_env_runner
+    if gpus and config.tensor_parallel_size > gpus:
+        raise ValueError(
+            f"tensor_parallel_size={config.tensor_parallel_size}: expected at most "
+            f"num_gpus_per_env_runner={gpus:g}, the GPUs of one engine; raise that."
+        )
+
+
+def check_lr(config: ASPOConfig) -> None:
+    """Raise ValueError for what is neither a learning rate nor a schedule of them."""
     if isinstance(config.lr, Real):
         _require(config, "lr", "> 0, or a schedule [[0, lr], [step, lr], ...]", lambda v: _is_number(v) and v > 0)
         return
-    Scheduler.validate(fixed_value_or_schedule=config.lr, setting_name="lr", description="learning rate")
-    if not all(_is_number(lr) and lr >= 0 for _, lr in config.lr):
-        raise ValueError(f"lr={config.lr!r}: expected learning rates >= 0 in the schedule.")
+    expected = (
+        "a number > 0, or a schedule [[0, lr], [step, lr], ...] of at least two points with rising steps, lr >= 0"
+    )
+    _require(config, "lr", expected, _is_schedule)
+
+
+def _is_schedule(value) -> bool:
+    """What RLlib takes, and what it would fail on only when the learner is built."""
+    if not isinstance(value, (list, tuple)) or len(value) < 2:
+        return False
+    if not all(isinstance(point, (list, tuple)) and len(point) == 2 for point in value):
+        return False
+    steps, rates = zip(*value, strict=True)
+    if not all(_is_number(v) for v in (*steps, *rates)):
+        return False
+    return steps[0] == 0 and all(a < b for a, b in pairwise(steps)) and min(rates) >= 0
 
 
 def _require(config: ASPOConfig, field: str, expected: str, holds) -> None:

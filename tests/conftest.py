@@ -123,11 +123,9 @@ def build_learners(ray_session, make_config, random_model):
     """`build_learners(num_learners=2, aggregation="token", ...)`: a learner group over the random model."""
     built = []
 
-    def build(num_learners=0, temperature=1.0, dtype="float32", lora=None, **training):
+    def build(num_learners=0, temperature=1.0, dtype="float32", lora=None, model=random_model, **training):
         settings = {"weight_decay": 0.0, "lr": 1e-3, "num_epochs": 1} | training
-        config = (
-            make_config(**settings).llm(model=random_model, dtype=dtype, lora=lora).sampling(temperature=temperature)
-        )
+        config = make_config(**settings).llm(model=model, dtype=dtype, lora=lora).sampling(temperature=temperature)
         config.learners(num_learners=num_learners).validate()
         group = config.build_learner_group(spaces={DEFAULT_MODULE_ID: (TextSpace(), TextSpace())})
         built.append(group)
