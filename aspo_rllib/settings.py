@@ -149,7 +149,8 @@ class ASPOSettings(TextAlgorithmConfig):
         """How completions are drawn and graded. For evaluation, override these in `evaluation_config`.
 
         Args:
-            group_size: Completions per prompt (G), >= 1 (paper: 16). With 1 there is no baseline to compare with.
+            group_size: Completions per prompt (G), >= 1 (paper: 16). In training 1 needs drop_uniform_groups=False, and
+                there is no baseline to compare with then.
             temperature: > 0 in training (paper: 1.0); the learner's logprobs are taken at the same temperature.
             top_p: In (0, 1] (paper: 1.0). Below 1 the engine's logprobs are renormalised over the kept tokens and
                 differ from the learner's.
@@ -207,7 +208,8 @@ class ASPOSettings(TextAlgorithmConfig):
 
         Args:
             loss: A name in `losses.LOSSES`, a `losses.Loss`, or a token-weight function of one's own.
-            batch_prompts: Prompts per iteration (P), >= 1 (paper: 64).
+            batch_prompts: Prompts per iteration (P), >= 1 (paper: 64). With fewer tasks, down to a single one, they are
+                asked more than once per batch, with a warning.
             minibatch_prompts: Prompts per optimizer step, in [1, batch_prompts] (paper: 16).
             num_epochs: Passes over an iteration's rollouts, >= 1 (paper: 3).
             max_staleness: Batches that are sampled ahead, >= 0 (paper: 0). With k the runners sample the next k batches
