@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import ray
 import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -82,9 +83,11 @@ def requirements() -> Finding:
 def duplicates() -> Finding:
     """Packages that two folders of the path hold: which one is imported depends on their order."""
     places = defaultdict(set)
+    rays_own = Path(ray.__file__).parent.resolve()  # it puts copies of a few packages last in the path
     for dist in metadata.distributions():
-        if dist.read_text("METADATA"):  # installed, not a source folder
-            places[canonicalize_name(dist.name)].add((dist.version, os.path.realpath(dist.locate_file(""))))
+        folder = Path(dist.locate_file("")).resolve()
+        if dist.read_text("METADATA") and rays_own not in folder.parents:  # installed, not a source folder
+            places[canonicalize_name(dist.name)].add((dist.version, str(folder)))
     twice = {name: sorted(found) for name, found in places.items() if len(found) > 1}
     detail = "; ".join(f"{n} " + " and ".join(f"{v} in {f}" for v, f in found) for n, found in twice.items())
     remedy = f"uninstall one of each: pip uninstall {' '.join(twice)}, then install again; look at PYTHONPATH"

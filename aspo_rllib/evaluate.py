@@ -64,6 +64,7 @@ class Settings:
     max_completion_tokens: int = 1024
     chat_template: str | None = None
     dtype: str = "float32"
+    engine: str = "vllm"
     seed: int = 0
     trust_remote_code: bool = False
 
@@ -78,6 +79,7 @@ class Settings:
             .llm(
                 model=self.model,
                 dtype=self.dtype,
+                engine=self.engine,
                 max_prompt_tokens=self.max_prompt_tokens,
                 chat_template=self.chat_template,
                 trust_remote_code=self.trust_remote_code,
@@ -238,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-completion-tokens", type=int, default=Settings.max_completion_tokens)
     parser.add_argument("--chat-template", metavar="JINJA", help="default: the tokenizer's own")
     parser.add_argument("--dtype", default=Settings.dtype, choices=("float32", "bfloat16"))
+    parser.add_argument("--engine", default=Settings.engine, choices=("vllm", "transformers"))
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--num-env-runners", type=int, default=1, help="engines")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 
 _PACKAGE = Path(__file__).parent
+_ENGINES = {"vllm": "vLLM", "transformers": "transformers"}
 
 
 def model_name(model: str) -> str:
@@ -29,7 +30,7 @@ def describe_plan(config: ASPOConfig) -> str:
         f" = {config.steps_per_iteration} optimizer steps per iteration\n"
         f"  clip {method.clip_low:g}/{method.clip_high:g}{_high_entropy_clip(config)}, cap {config.weight_cap:g},"
         f" {method.aggregation} aggregation, kl {method.kl_coef:g}, lr {config.lr};"
-        f" {config.num_env_runners} vLLM runner(s), {learners}, {config.dtype}"
+        f" {config.num_env_runners} {_ENGINES[config.engine]} runner(s), {learners}, {config.dtype}"
     )
 
 
