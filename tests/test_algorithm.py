@@ -319,6 +319,7 @@ def test_evaluation_takes_no_more_tasks_than_there_are(counting):
     assert counting.evaluate()["num_prompts"] == 5
 
 
+@pytest.mark.slow
 def test_an_env_that_fails_stops_training_with_its_own_error(ray_session, make_config):
     config = make_config().environment(CountingEnv, env_config={"broken": True})
     algo = config.evaluation(evaluation_config={}).build_algo()
@@ -420,6 +421,7 @@ def run_script(script, timeout):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_nothing_of_ours_runs_on_after_stop():
     out = run_script(
         """

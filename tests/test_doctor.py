@@ -93,6 +93,7 @@ def test_a_ray_cluster_that_died_is_found(tmp_path, monkeypatch, capsys):
     assert "ray cluster: unset it" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_machine_that_cannot_confine_programs_is_found():
     """As in a container that forbids mounts, on a kernel without Landlock."""
     script = """

@@ -365,6 +365,7 @@ def test_models_with_other_layers_than_attention_are_refused(tmp_path):
         TransformersEngine(str(tmp_path), **SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_runner_on_transformers_never_imports_vllm():
     program = """
     import sys
@@ -412,7 +413,8 @@ def test_settings_that_an_engine_cannot_follow_are_refused(make_config, llm, mes
 ADAPTERS = {"r": 4, "target_modules": "all-linear"}
 
 
-@pytest.mark.parametrize("lora", [None, pytest.param(ADAPTERS, marks=pytest.mark.slow)], ids=["full", "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
 def test_training_on_transformers_keeps_engine_and_learner_together(ray_session, make_config, lora):
     config = make_config(lr=1e-3, drop_uniform_groups=False).llm(engine="transformers", lora=lora)
     algo = config.build_algo()

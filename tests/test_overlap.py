@@ -59,6 +59,7 @@ def test_stale_rollouts_show_in_the_sampler_ratio_and_not_in_the_ratio(run):
     assert fresh["kl"]["sampler"] < 1e-6 < 1e-5 < stale["kl"]["sampler"]
 
 
+@pytest.mark.slow
 def test_a_restored_run_samples_again_what_was_under_way_and_leaves_nothing_out(run):
     restored = ASPO.from_checkpoint(run.checkpoint)
     try:
@@ -134,6 +135,7 @@ def test_state_holds_what_nobody_trained_on(make_queue, run):
     assert [g.position for g in other.next_batch()] == [4, 5, 6, 7] and queue._ahead != deque()
 
 
+@pytest.mark.slow
 def test_at_the_cap_of_refills_the_run_goes_on(ray_session, make_config):
     config = make_config().environment(HopelessEnv, env_config={}).sampling(max_refills=2)
     config.evaluation(evaluation_config={})

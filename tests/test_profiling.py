@@ -4,6 +4,8 @@ import json
 import math
 from pathlib import Path
 
+import pytest
+
 from aspo_rllib.profiling import FOLDER, ProfileCallback, StageTimes
 from aspo_rllib.trial_folder import trial_folder
 
@@ -28,6 +30,7 @@ def test_the_table_has_seconds_per_iteration_and_shares():
     }
 
 
+@pytest.mark.slow
 def test_one_iteration_is_traced(ray_session, make_config):
     algo = make_config().callbacks(ProfileCallback).build_algo()
     try:
