@@ -19,7 +19,7 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES,
 )
 
-from aspo_rllib import preflight, weight_sync
+from aspo_rllib import preflight, provenance, weight_sync
 from aspo_rllib.advantages import group_advantages, informative_groups, overlong_penalty
 from aspo_rllib.batching import COSTS, build_train_batches
 from aspo_rllib.checkpoints import whole_folder
@@ -174,6 +174,7 @@ class ASPO(Algorithm):
         super().setup(config)
         self.rollouts = RolloutQueue(self.env_runner_group, self.task_order, self.config, self._fits)
         self._layout = self.learner_group.on_all(lambda learner: learner.layout)[0]
+        provenance.write(self)
         # RLlib's initial sync is skipped when connector states are not broadcast.
         self._sync_weights()
 

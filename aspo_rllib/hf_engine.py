@@ -86,7 +86,7 @@ class TransformersEngine(Engine):
     ):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = AutoModelForCausalLM.from_pretrained(
-            model, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+            model, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
         )
         _check_layers(self._model.config, model)
         if lora is not None:

@@ -61,7 +61,7 @@ def load_policy(
         with torch.device("meta"):
             hf_model = AutoModelForCausalLM.from_config(config, **options)
     else:
-        hf_model = AutoModelForCausalLM.from_pretrained(model, **options)
+        hf_model = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True, **options)
     _check_head(hf_model, model)
     use_sequence_attention(hf_model)
     if lora is not None:

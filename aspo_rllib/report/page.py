@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from aspo_rllib import ASPOConfig
+from aspo_rllib import ASPOConfig, provenance
 from aspo_rllib.report import html, statistics, weights
 from aspo_rllib.report.chart import Chart
 from aspo_rllib.report.curves import curves_chart, panels_chart
@@ -263,6 +263,8 @@ def _minute(timestamp: float) -> str:
 
 
 def _versions(results_dir: Path) -> str:
-    """Of Ray, from the trials' checkpoints."""
-    found = {json.loads(path.read_text())["ray_version"] for path in results_dir.rglob("rllib_checkpoint.json")}
-    return ", ".join(f"ray {version}" for version in sorted(found)) or "unknown: no checkpoint in the folder"
+    """From the records that runs leave in their folders."""
+    records = [record for path in results_dir.rglob(provenance.FILE) for record in json.loads(path.read_text())]
+    found = {f"{name} {version}" for record in records for name, version in record["versions"].items()}
+    revisions = {record["git"]["revision"][:12] for record in records if record["git"]}
+    return ", ".join([*sorted(found), *(f"git {revision}" for revision in sorted(revisions))]) or "unknown"
