@@ -1,0 +1,271 @@
+"""What an iteration takes on any number of GPUs, from its parts: the simulation behind `scale.py`. Pure functions.
+
+Each engine decodes its share of the prompts event by event; a decode step costs a fixed time, a bit for every running
+completion and a bit for every token in its cache. Learners share each mini-batch by tokens; their collectives are not
+hidden behind compute, which makes them an upper bound. One GPU takes turns with itself. Overlapped: batch i may be
+sampled with the weights after update i - 1 - k, k being the staleness (0: synchronous), and no engine waits for the
+others. Left out: failures, graders slower than generation, memory, prompts whose completions are alike in length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from heapq import heappop, heappush
+from itertools import pairwise
+
+import numpy as np
+
+STOPS_BELOW = 1.25  # times as fast after doubling the GPUs
+ITERATIONS = 8
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine.
+
+    A decode step takes step_s, sequence_s for each running completion and cached_token_s for each token in its cache.
+    rollout_s: all else that a rollout costs the engine's process.
+    """
+
+    step_s: float
+    sequence_s: float
+    cached_token_s: float
+    rollout_s: float
+    max_num_seqs: int
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One learner. forward_token_s: one token forward; a backward pass counts as two. step_s: the optimizer's."""
+
+    forward_token_s: float
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Links:
+    """Between learners. Each pass gathers the weights, each backward pass again, and reduces the gradients.
+
+    collectives: of each kind per pass, one per sharded block. network_bytes_s: per GPU, from `node_gpus` learners on.
+    """
+
+    gather_bytes: float
+    reduce_bytes: float
+    collectives: int
+    latency_s: float
+    node_bytes_s: float
+    network_bytes_s: float
+    node_gpus: int
+
+
+@dataclass(frozen=True)
+class Sync:
+    """Weights to the engines: into the object store, on to their nodes (doubling the holders each time), loaded."""
+
+    num_bytes: float
+    fixed_s: float
+    engine_s: float
+    store_bytes_s: float
+    transfer_bytes_s: float
+    load_bytes_s: float
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What the driver does by itself, per iteration and per rollout."""
+
+    fixed_s: float
+    rollout_s: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All measured parts. lengths: completions' tokens to draw from."""
+
+    engine: Engine
+    learner: Learner
+    links: Links
+    sync: Sync
+    driver: Driver
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an iteration does."""
+
+    batch_prompts: int
+    group_size: int
+    prompt_tokens: int
+    minibatches: int
+    epochs: int
+    max_tokens_per_microbatch: int
+
+
+# ---- the simulation --------------------------------------------------------------------------------------------------
+
+
+def generation_s(engine: Engine, lengths: Sequence[int], prompt_tokens: int) -> float:
+    """Seconds that one engine takes for completions of these lengths, in this order."""
+    waiting, running = list(reversed(lengths)), []
+    seconds, step, cached = engine.rollout_s * len(lengths), 0, 0
+    while waiting or running:
+        while waiting and len(running) < engine.max_num_seqs:
+            length = waiting.pop()
+            heappush(running, (step + length, length))
+            cached += prompt_tokens
+        n, steps = len(running), running[0][0] - step
+        seconds += steps * (engine.step_s + engine.sequence_s * n + engine.cached_token_s * cached)
+        seconds += engine.cached_token_s * n * steps * (steps - 1) / 2  # each step adds n tokens to the cache
+        step, cached = step + steps, cached + n * steps
+        while running and running[0][0] == step:
+            cached -= prompt_tokens + heappop(running)[1]
+    return seconds
+
+
+@lru_cache
+def draw(lengths: tuple[int, ...], num_prompts: int, group_size: int, iterations: int) -> np.ndarray:
+    """Lengths `[iterations, prompts, group_size]`."""
+    rng = np.random.default_rng(0)
+    return rng.choice(np.array(lengths), (iterations, num_prompts, group_size))
+
+
+@lru_cache(maxsize=256)
+def generation_times(engine: Engine, lengths: tuple[int, ...], plan: Plan, engines: int, iterations: int) -> np.ndarray:
+    """Seconds `[iterations, engines]`; prompts are dealt out in turn, and engines without any are left out."""
+    engines = min(engines, plan.batch_prompts)
+    return np.array(
+        [
+            [generation_s(engine, batch[k::engines].ravel().tolist(), plan.prompt_tokens) for k in range(engines)]
+            for batch in draw(lengths, plan.batch_prompts, plan.group_size, iterations)
+        ]
+    )
+
+
+def gather_s(links: Links, num_bytes: float, learners: int) -> float:
+    """All blocks' collectives of one kind over `num_bytes` in all."""
+    if learners == 1:
+        return 0.0
+    bandwidth = links.node_bytes_s if learners <= links.node_gpus else links.network_bytes_s
+    return links.collectives * links.latency_s + num_bytes * (learners - 1) / learners / bandwidth
+
+
+def learning_s(parts: Parts, plan: Plan, learners: int, lengths: np.ndarray) -> float:
+    """Seconds of an update: old logprobs, then epochs of mini-batches. lengths: `[prompts, group_size]`."""
+    gather = gather_s(parts.links, parts.links.gather_bytes, learners)
+    reduce = gather_s(parts.links, parts.links.reduce_bytes, learners)
+    seconds = 0.0
+    for minibatch in np.array_split(lengths, plan.minibatches):
+        tokens = minibatch + plan.prompt_tokens
+        most = max(tokens.sum() / learners, tokens.max())  # a rollout is not cut
+        passes = math.ceil(most / plan.max_tokens_per_microbatch)
+        forward = most * parts.learner.forward_token_s
+        seconds += forward + passes * gather
+        seconds += plan.epochs * (3 * forward + passes * (2 * gather + reduce) + parts.learner.step_s)
+    return seconds
+
+
+def sync_s(sync: Sync, engines: int, node_gpus: int) -> float:
+    """Seconds from the end of an update until its weights lie on every engine's node and are checked."""
+    rounds = math.ceil(math.log2(math.ceil(engines / node_gpus)))  # the first node has the learners' store
+    return (
+        sync.fixed_s
+        + sync.engine_s * engines
+        + sync.num_bytes / sync.store_bytes_s
+        + rounds * sync.num_bytes / sync.transfer_bytes_s
+    )
+
+
+def timeline_s(
+    generation: np.ndarray, learning: Sequence[float], *, load_s: float, after_s: float, staleness: int
+) -> float:
+    """Mean seconds of an iteration once the run is under way.
+
+    generation: `[iterations, engines]` seconds. load_s: an engine's pause for new weights. after_s: what the driver and
+    the sync add to each update.
+    """
+    engine_free, trained = np.zeros(generation.shape[1]), []
+    for i, (times, learn) in enumerate(zip(generation, learning, strict=True)):
+        gate = trained[i - 1 - staleness] if i > staleness else 0.0
+        engine_free = np.maximum(engine_free, gate) + load_s + times
+        trained.append(max(engine_free.max(), trained[-1] if trained else 0.0) + learn + after_s)
+    first = min(staleness, len(trained) - 2)
+    return (trained[-1] - trained[first]) / (len(trained) - 1 - first)
+
+
+def iteration_s(parts: Parts, plan: Plan, engines: int, learners: int, staleness: int) -> float:
+    """Seconds per iteration of so many engines and learners, each on a device of its own.
+
+    staleness: updates that the sampling weights may lag behind beyond the last one, >= 0; 0 is synchronous.
+    """
+    iterations = ITERATIONS + staleness
+    batches = draw(parts.lengths, plan.batch_prompts, plan.group_size, iterations)
+    rollouts = plan.batch_prompts * plan.group_size
+    return timeline_s(
+        generation_times(parts.engine, parts.lengths, plan, engines, iterations),
+        [learning_s(parts, plan, learners, lengths) for lengths in batches],
+        load_s=parts.sync.num_bytes / parts.sync.load_bytes_s,
+        after_s=sync_s(parts.sync, engines, parts.links.node_gpus)
+        + parts.driver.fixed_s
+        + parts.driver.rollout_s * rollouts,
+        staleness=staleness,
+    )
+
+
+# ---- what to conclude ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Best:
+    """The fastest split of some GPUs."""
+
+    seconds: float
+    engines: int
+    learners: int
+    bottleneck: str
+
+
+def best_split(parts: Parts, plan: Plan, gpus: int, staleness: int) -> Best:
+    """Some GPUs may be better left idle; then engines and learners add up to fewer."""
+    if gpus == 1:
+        splits, staleness = [(1, 1)], 0  # engine and learner share the GPU and cannot overlap
+    else:
+        learners = [2**k for k in range(gpus.bit_length()) if 2**k < gpus]
+        splits = [(min(gpus - n, plan.batch_prompts), n) for n in learners]
+    seconds, engines, learners = min((iteration_s(parts, plan, *split, staleness), *split) for split in splits)
+    saved = savings(parts, lambda p: iteration_s(p, plan, engines, learners, staleness))
+    return Best(seconds, engines, learners, max(saved, key=saved.get))
+
+
+def savings(parts: Parts, seconds_of: Callable[[Parts], float]) -> dict[str, float]:
+    """By how many seconds the iteration would be shorter without each part."""
+    even = replace(parts, lengths=(round(sum(parts.lengths) / len(parts.lengths)),))
+    stepless = replace(even, engine=replace(even.engine, step_s=0.0))
+    free = replace(stepless, engine=replace(stepless.engine, sequence_s=0.0, cached_token_s=0.0, rollout_s=0.0))
+    inf = math.inf
+    links = replace(parts.links, latency_s=0.0, node_bytes_s=inf, network_bytes_s=inf)
+    sync = replace(parts.sync, fixed_s=0.0, engine_s=0.0, store_bytes_s=inf, transfer_bytes_s=inf, load_bytes_s=inf)
+    whole = seconds_of(parts)
+    return {
+        "slowest completion": whole - seconds_of(even),
+        "small batch per engine": seconds_of(even) - seconds_of(stepless),
+        "generation": seconds_of(stepless) - seconds_of(free),
+        "learning": whole - seconds_of(replace(parts, learner=Learner(0.0, 0.0))),
+        "learner collectives": whole - seconds_of(replace(parts, links=links)),
+        "weight sync": whole - seconds_of(replace(parts, sync=sync)),
+        "driver": whole - seconds_of(replace(parts, driver=Driver(0.0, 0.0))),
+    }
+
+
+def stop(gpus: Sequence[int], bests: Sequence[Best]) -> str:
+    """Where twice the GPUs no longer make `STOPS_BELOW` times the speed, and never do again."""
+    gains = [a.seconds / b.seconds for a, b in pairwise(bests)]
+    last = max((i + 1 for i, gain in enumerate(gains) if gain >= STOPS_BELOW), default=0)
+    if last == len(gains):
+        return f"still scales at {gpus[-1]} GPUs"
+    return (
+        f"stops at {gpus[last]} GPUs ({gpus[last + 1]} are {gains[last]:.2f} times as fast): {bests[last].bottleneck}"
+    )

@@ -1,0 +1,142 @@
+"""The model of scale behind benchmarks/scale.py, against cases worked out by hand."""
+
+import importlib.util
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "scale_model.py"
+spec = importlib.util.spec_from_file_location("scale_model", PATH)
+scale_model = sys.modules["scale_model"] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
+spec.loader.exec_module(scale_model)
+from scale_model import Driver, Engine, Learner, Links, Parts, Plan, Sync  # noqa: E402
+
+# 8 completions of 100 tokens, one mini-batch: nothing but decode steps of 10 ms and 1 ms per token and forward pass.
+FREE_LINKS = Links(0.0, 0.0, 1, 0.0, math.inf, math.inf, node_gpus=8)
+FREE_SYNC = Sync(0.0, 0.0, 0.0, math.inf, math.inf, math.inf)
+PARTS = Parts(
+    engine=Engine(step_s=0.01, sequence_s=0.0, cached_token_s=0.0, rollout_s=0.0, max_num_seqs=256),
+    learner=Learner(forward_token_s=1e-3, step_s=0.0),
+    links=FREE_LINKS,
+    sync=FREE_SYNC,
+    driver=Driver(0.0, 0.0),
+    lengths=(100,),
+)
+PLAN = Plan(4, 2, prompt_tokens=0, minibatches=1, epochs=1, max_tokens_per_microbatch=1000)
+GENERATION_S = 100 * 0.01
+LEARNING_S = 800 * 1e-3 * (1 + 3)
+
+
+@pytest.mark.parametrize(
+    ("engine", "lengths", "seconds"),
+    [
+        ({"step_s": 1.0}, [3, 5], 5),  # the longest one
+        ({"sequence_s": 1.0}, [3, 5], 3 * 2 + 2 * 1),  # every token
+        ({"rollout_s": 1.0}, [3, 5], 2),
+        ({"step_s": 1.0, "max_num_seqs": 1}, [3, 5], 8),  # one after the other
+        ({"step_s": 1.0, "max_num_seqs": 2}, [3, 5, 1, 4], 8),  # 3, 1 and 4 in the first place
+        # Caches before each step: 10 and 10, then 11 and 11, then one of them alone with 12.
+        ({"cached_token_s": 1.0}, [2, 3], 20 + 22 + 12),
+    ],
+)
+def test_generation(engine, lengths, seconds):
+    zero = {"step_s": 0.0, "sequence_s": 0.0, "cached_token_s": 0.0, "rollout_s": 0.0, "max_num_seqs": 256}
+    assert scale_model.generation_s(Engine(**(zero | engine)), lengths, prompt_tokens=10) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("staleness", "seconds"), [(0, GENERATION_S + LEARNING_S), (1, max(GENERATION_S, LEARNING_S)), (3, LEARNING_S)]
+)
+def test_synchronous_is_the_sum_and_overlapped_the_larger(staleness, seconds):
+    assert scale_model.iteration_s(PARTS, PLAN, 1, 1, staleness) == pytest.approx(seconds)
+
+
+def test_overlapped_hides_learning_behind_slow_engines():
+    slow = replace(PARTS, engine=replace(PARTS.engine, step_s=1.0))
+    assert scale_model.iteration_s(slow, PLAN, 1, 1, 1) == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("learners", "seconds"),
+    [(1, LEARNING_S), (2, LEARNING_S / 2), (8, LEARNING_S / 8), (64, LEARNING_S / 8)],  # no rollout is cut
+)
+def test_learners_share_the_tokens(learners, seconds):
+    batch = scale_model.draw(PARTS.lengths, 4, 2, 1)[0]
+    assert scale_model.learning_s(PARTS, PLAN, learners, batch) == pytest.approx(seconds)
+
+
+def test_collectives():
+    """Two passes of 400 tokens each: a gather while scoring, two gathers and a reduction in the training pass."""
+    links = Links(
+        gather_bytes=10.0, reduce_bytes=20.0, collectives=3, latency_s=0.1, node_bytes_s=1.0, network_bytes_s=0.5,
+        node_gpus=2,
+    )  # fmt: skip
+    parts = replace(PARTS, links=links, learner=Learner(0.0, step_s=7.0))
+    plan = replace(PLAN, max_tokens_per_microbatch=200)
+    batch = scale_model.draw(PARTS.lengths, 4, 2, 1)[0]
+    gather, reduce = 0.3 + 10 / 2, 0.3 + 20 / 2
+    assert scale_model.learning_s(parts, plan, 2, batch) == pytest.approx(2 * (3 * gather + reduce) + 7)
+    assert scale_model.gather_s(links, 10.0, 4) == pytest.approx(0.3 + 10 * 3 / 4 / 0.5)  # leaves the node
+    assert scale_model.gather_s(links, 10.0, 1) == 0
+
+
+def test_sync():
+    sync = Sync(12.0, fixed_s=1.0, engine_s=0.5, store_bytes_s=4.0, transfer_bytes_s=3.0, load_bytes_s=6.0)
+    seconds = [scale_model.sync_s(sync, engines, node_gpus=2) for engines in (1, 2, 3, 8)]
+    assert seconds == pytest.approx([4.5, 5, 5.5 + 4, 8 + 2 * 4])  # 1, 1, 2 and 4 nodes
+    whole = scale_model.iteration_s(replace(PARTS, sync=sync), PLAN, 1, 1, 0)
+    assert whole == pytest.approx(GENERATION_S + LEARNING_S + 4.5 + 12 / 6)
+
+
+def test_driver_adds_to_every_iteration():
+    parts = replace(PARTS, driver=Driver(fixed_s=1.0, rollout_s=0.25))
+    assert scale_model.iteration_s(parts, PLAN, 1, 1, 0) == pytest.approx(GENERATION_S + LEARNING_S + 1 + 8 * 0.25)
+
+
+def test_engines_wait_for_each_other_only_in_lockstep():
+    """One engine is slow in odd batches, the other in even ones: run on, each is slow half of the time."""
+    generation = scale_model.np.array([[1.0, 3.0], [3.0, 1.0]] * 40)
+    times = [scale_model.timeline_s(generation, [0.0] * 80, load_s=0.0, after_s=0.0, staleness=k) for k in (0, 1, 2)]
+    assert times[0] == pytest.approx(3)
+    assert times[2] == pytest.approx(2, rel=0.02)
+    assert times[2] <= times[1] <= times[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("slowest completion", {"lengths": (10,) * 31 + (10_000,), "learner": Learner(0.0, 0.0)}),
+        ("small batch per engine", {"learner": Learner(0.0, 0.0)}),
+        ("generation", {"engine": Engine(0.0, 1.0, 0.0, 0.0, 256)}),
+        ("learning", {}),
+        ("learner collectives", {"links": replace(FREE_LINKS, latency_s=10.0)}),
+        ("weight sync", {"sync": replace(FREE_SYNC, engine_s=10.0)}),
+        ("driver", {"driver": Driver(0.0, 10.0)}),
+    ],
+)
+def test_bottleneck(name, changes):
+    parts = replace(PARTS, **changes)
+    saved = scale_model.savings(parts, lambda p: scale_model.iteration_s(p, PLAN, 2, 2, 0))
+    assert max(saved, key=saved.get) == name
+
+
+def test_one_gpu_cannot_overlap():
+    assert scale_model.best_split(PARTS, PLAN, 1, staleness=2).seconds == pytest.approx(GENERATION_S + LEARNING_S)
+
+
+def test_split_gives_most_gpus_to_what_is_slow():
+    """Learning takes 3.2 s of one GPU and can be cut in eight; decoding takes 1 s on any number."""
+    best = scale_model.best_split(PARTS, PLAN, 9, staleness=0)
+    assert (best.engines, best.learners) == (1, 8)
+    assert best.seconds == pytest.approx(GENERATION_S + LEARNING_S / 8)
+
+
+def test_stop_names_the_last_size_worth_having():
+    bests = [
+        scale_model.Best(s, 1, 1, b) for s, b in ((8, "learning"), (4, "learning"), (3.9, "driver"), (3.9, "driver"))
+    ]
+    assert scale_model.stop([1, 2, 4, 8], bests) == "stops at 2 GPUs (4 are 1.03 times as fast): learning"
+    assert scale_model.stop([1, 2], bests[:2]) == "still scales at 2 GPUs"
