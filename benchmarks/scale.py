@@ -40,7 +40,6 @@ from scale_model import (
     best_split,
     draw,
     generation_s,
-    generation_times,
     iteration_s,
     learning_s,
     stop,
@@ -56,6 +55,7 @@ ASSUMED = {
         "engine.sequence_s": (2e-5, "assumption: sampling and bookkeeping; the arithmetic is 9 us at 40 % of peak"),
         "engine.cached_token_s": (8.5e-9, f"28,672 bytes ({_CONFIG}), 4.8 TB/s ({_SPEC}); assumption: 70 % of it"),
         "engine.rollout_s": (1e-3, "assumption: prefill shared by the group, detokenizing, handing to graders"),
+        "engine.prefill_token_s": (9e-6, f"2 x 1.78e9 FLOP at 989 TFLOP/s ({_SPEC}); assumption: 40 % of it"),
         "engine.max_num_seqs": (256, "ASPOConfig's default"),
         "learner.forward_token_s": (1e-5, f"2 x 1.78e9 FLOP at 989 TFLOP/s ({_SPEC}); assumption: 35 % of it"),
         "learner.step_s": (3e-2, "assumption: memory traffic of AdamW is 10 ms unsharded"),
@@ -225,7 +225,7 @@ def measure(real: Real) -> Parts:
     store = store_bandwidth()
     learner = fit_learner(alone)
     return Parts(
-        engine=fit_engine(alone),
+        engine=fit_engine(alone, learner),
         learner=learner,
         links=fit_links(runs[MEASURED[3]], learner, bandwidth),
         sync=fit_sync(runs[MEASURED[1]], runs[MEASURED[4]], store),
@@ -242,16 +242,19 @@ def fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[f
     return nnls(np.array(features) / seconds[:, None], np.ones(len(seconds)))[0].tolist()
 
 
-def fit_engine(iterations: Sequence[Iteration]) -> Engine:
-    """Costs of a rollout, of a decode step, of a token; caches of a tiny model are too small to see."""
+def fit_engine(iterations: Sequence[Iteration], learner: Learner) -> Engine:
+    """Costs of a rollout, of a decode step, of a token; caches of a tiny model are too small to see.
+
+    Recomputing a token is taken to cost what it costs the learner.
+    """
     counting = {
-        "rollouts": Engine(0.0, 0.0, 0.0, 1.0, MAX_NUM_SEQS),
-        "steps": Engine(1.0, 0.0, 0.0, 0.0, MAX_NUM_SEQS),
-        "tokens": Engine(0.0, 1.0, 0.0, 0.0, MAX_NUM_SEQS),
+        "rollouts": Engine(0.0, 0.0, 0.0, 1.0, 0.0, MAX_NUM_SEQS),
+        "steps": Engine(1.0, 0.0, 0.0, 0.0, 0.0, MAX_NUM_SEQS),
+        "tokens": Engine(0.0, 1.0, 0.0, 0.0, 0.0, MAX_NUM_SEQS),
     }
     counts = [[generation_s(e, i.lengths.ravel().tolist(), 0) for e in counting.values()] for i in iterations]
-    rollout_s, step_s, token_s = fit(counts, [i.stages_s["sample"] for i in iterations])
-    return Engine(step_s, token_s, 0.0, rollout_s, MAX_NUM_SEQS)
+    rollout_s, step_s, token_s = fit(counts, [i.stages_s["wait"] for i in iterations])
+    return Engine(step_s, token_s, 0.0, rollout_s, learner.forward_token_s, MAX_NUM_SEQS)
 
 
 def fit_learner(iterations: Sequence[Iteration]) -> Learner:
@@ -285,7 +288,7 @@ def fit_sync(one: Sequence[Iteration], two: Sequence[Iteration], store: float) -
 
 def fit_driver(iterations: Sequence[Iteration]) -> Driver:
     """What of an iteration is neither sampling nor update nor sync."""
-    rest = [2 * i.stages_s["all"] - sum(v for k, v in i.stages_s.items() if k != "batch") for i in iterations]
+    rest = [i.stages_s["all"] - sum(i.stages_s[stage] for stage in ("wait", "update", "sync")) for i in iterations]
     return Driver(*fit([[1.0, i.lengths.size] for i in iterations], rest))
 
 
@@ -296,19 +299,18 @@ def check(real: Real, parts: Parts, sizes: Sequence[int]) -> None:
     """Predicted and measured seconds; the median of the measured iterations."""
     staleness = real.overlap or 0
     print(f"{'engines':>7} {'learners':>8} {'prompts':>7}  predicted/measured: ", end="")
-    print("".join(f"{stage:<18}" for stage in ("sample", "update", "iteration")) + "ratio")
+    print("".join(f"{stage:<18}" for stage in ("update", "iteration")) + "ratio")
     for engines in (1, 2):
         for learners in (1, 2):
             for prompts in sizes:
                 plan = Plan(**(asdict(TINY) | {"batch_prompts": prompts}))
                 lengths = draw(parts.lengths, prompts, plan.group_size, 8)
-                sample = generation_times(parts.engine, parts.lengths, plan, engines, 8).max(axis=1).mean()
                 update = statistics.fmean(learning_s(parts, plan, learners, batch) for batch in lengths)
-                predicted = [sample, update, iteration_s(parts, plan, engines, learners, staleness)]
+                predicted = [update, iteration_s(parts, plan, engines, learners, staleness)]
                 found, _ = real.run(engines, learners, prompts, CAP_TOKENS)
-                stages = [statistics.median(i.stages_s[s] for i in found) for s in ("sample", "update", "all")]
+                stages = [statistics.median(i.stages_s[s] for i in found) for s in ("update", "all")]
                 cells = "".join(f"{f'{p:.2f}/{m:.2f}':<18}" for p, m in zip(predicted, stages, strict=True))
-                ratio = predicted[2] / stages[2]
+                ratio = predicted[1] / stages[1]
                 print(f"{engines:>7} {learners:>8} {prompts:>7}  {'':<20}{cells}{ratio:.2f}", flush=True)
 
 
@@ -324,7 +326,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=5, help="real iterations of each size, after a warm-up")
     parser.add_argument("--batch-prompts", type=int, nargs="+", help="of the tables")
     parser.add_argument("--gpus", type=int, nargs="+", default=[2**k for k in range(11)])
-    parser.add_argument("--staleness", type=int, default=1, help="of the tables' overlapped half")
+    parser.add_argument("--staleness", type=int, default=1, help="max_staleness of the tables' overlapped half")
     args = parser.parse_args()
     if args.check and args.assume:
         parser.error("--check compares with this machine: it needs --measure or --parts")
@@ -347,7 +349,7 @@ def main() -> None:
             if args.check:
                 check(Real(folder, args.iterations, args.overlap), parts, args.check_prompts)
         ray.shutdown()
-    for batch_prompts in args.batch_prompts or [plan.batch_prompts, 16 * plan.batch_prompts]:
+    for batch_prompts in args.batch_prompts or [plan.batch_prompts, 4 * plan.batch_prompts]:
         print_table(parts, Plan(**(asdict(plan) | {"batch_prompts": batch_prompts})), args.gpus, args.staleness)
 
 

@@ -2,14 +2,16 @@
 
 Each engine decodes its share of the prompts event by event; a decode step costs a fixed time, a bit for every running
 completion and a bit for every token in its cache. Learners share each mini-batch by tokens; their collectives are not
-hidden behind compute, which makes them an upper bound. One GPU takes turns with itself. Overlapped: batch i may be
-sampled with the weights after update i - 1 - k, k being the staleness (0: synchronous), and no engine waits for the
-others. Left out: failures, graders slower than generation, memory, prompts whose completions are alike in length.
+hidden behind compute, which makes them an upper bound. One GPU takes turns with itself. With staleness k, the config's
+`max_staleness`, k more batches are asked for right before each update; an engine goes on with them while its own
+slowest completions, the other engines and the learners are still at work. Left out: failures, graders slower than
+generation, memory, prompts whose completions are alike in length, oversampling and refills.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -27,13 +29,15 @@ class Engine:
     """One engine.
 
     A decode step takes step_s, sequence_s for each running completion and cached_token_s for each token in its cache.
-    rollout_s: all else that a rollout costs the engine's process.
+    rollout_s: all else that a rollout costs the engine's process. prefill_token_s: recomputing a cached token, which
+    new weights ask of what is running.
     """
 
     step_s: float
     sequence_s: float
     cached_token_s: float
     rollout_s: float
+    prefill_token_s: float
     max_num_seqs: int
 
 
@@ -108,22 +112,69 @@ class Plan:
 # ---- the simulation --------------------------------------------------------------------------------------------------
 
 
+class EngineRun:
+    """An engine under way: requests join between two steps, first come, first served."""
+
+    def __init__(self, engine: Engine, prompt_tokens: int):
+        self.engine, self.prompt_tokens = engine, prompt_tokens
+        self.now_s = 0.0
+        self._step, self._cached = 0, 0
+        self._waiting: deque[tuple[int, int]] = deque()  # (length, batch)
+        self._running: list[tuple[int, int, int]] = []  # (last step, length, batch)
+        self._left: Counter[int] = Counter()  # unfinished completions by batch
+
+    def submit(self, batch: int, lengths: Sequence[int], at_s: float) -> None:
+        self._run(until_s=at_s)
+        self.now_s = max(self.now_s, at_s)
+        self._waiting.extend((length, batch) for length in lengths)
+        self._left[batch] += len(lengths)
+
+    def load(self, seconds: float, at_s: float) -> None:
+        """New weights: what is running goes on, its caches are made anew."""
+        self._run(until_s=at_s)
+        self.now_s = max(self.now_s, at_s) + seconds + self.engine.prefill_token_s * self._cached
+
+    def finish(self, batch: int) -> float:
+        """When the last completion of this batch is done."""
+        self._run(batch=batch)
+        return self.now_s
+
+    def _run(self, until_s: float = math.inf, batch: int | None = None) -> None:
+        engine, running = self.engine, self._running
+        while (running or self._waiting) and self.now_s < until_s and (batch is None or self._left[batch]):
+            while self._waiting and len(running) < engine.max_num_seqs:
+                length, of = self._waiting.popleft()
+                heappush(running, (self._step + length, length, of))
+                self._cached += self.prompt_tokens
+                self.now_s += engine.rollout_s
+            n = len(running)
+            first_s = engine.step_s + engine.sequence_s * n + engine.cached_token_s * self._cached
+            growth_s = engine.cached_token_s * n  # each step adds n tokens to the cache
+            steps = min(running[0][0] - self._step, steps_within(until_s - self.now_s, first_s, growth_s))
+            self.now_s += steps * first_s + growth_s * steps * (steps - 1) / 2
+            self._step += steps
+            self._cached += n * steps
+            while running and running[0][0] == self._step:
+                _, length, of = heappop(running)
+                self._cached -= self.prompt_tokens + length
+                self._left[of] -= 1
+
+
+def steps_within(seconds: float, first_s: float, growth_s: float) -> float:
+    """How many steps, at least one, until `seconds` are over; each takes `growth_s` longer than the one before."""
+    if math.isinf(seconds) or first_s == growth_s == 0:
+        return math.inf
+    if growth_s == 0:
+        return max(1, math.ceil(seconds / first_s))
+    linear = first_s - growth_s / 2
+    return max(1, math.ceil((math.sqrt(linear**2 + 2 * growth_s * max(seconds, 0.0)) - linear) / growth_s))
+
+
 def generation_s(engine: Engine, lengths: Sequence[int], prompt_tokens: int) -> float:
     """Seconds that one engine takes for completions of these lengths, in this order."""
-    waiting, running = list(reversed(lengths)), []
-    seconds, step, cached = engine.rollout_s * len(lengths), 0, 0
-    while waiting or running:
-        while waiting and len(running) < engine.max_num_seqs:
-            length = waiting.pop()
-            heappush(running, (step + length, length))
-            cached += prompt_tokens
-        n, steps = len(running), running[0][0] - step
-        seconds += steps * (engine.step_s + engine.sequence_s * n + engine.cached_token_s * cached)
-        seconds += engine.cached_token_s * n * steps * (steps - 1) / 2  # each step adds n tokens to the cache
-        step, cached = step + steps, cached + n * steps
-        while running and running[0][0] == step:
-            cached -= prompt_tokens + heappop(running)[1]
-    return seconds
+    run = EngineRun(engine, prompt_tokens)
+    run.submit(0, lengths, 0.0)
+    return run.finish(0)
 
 
 @lru_cache
@@ -131,18 +182,6 @@ def draw(lengths: tuple[int, ...], num_prompts: int, group_size: int, iterations
     """Lengths `[iterations, prompts, group_size]`."""
     rng = np.random.default_rng(0)
     return rng.choice(np.array(lengths), (iterations, num_prompts, group_size))
-
-
-@lru_cache(maxsize=256)
-def generation_times(engine: Engine, lengths: tuple[int, ...], plan: Plan, engines: int, iterations: int) -> np.ndarray:
-    """Seconds `[iterations, engines]`; prompts are dealt out in turn, and engines without any are left out."""
-    engines = min(engines, plan.batch_prompts)
-    return np.array(
-        [
-            [generation_s(engine, batch[k::engines].ravel().tolist(), plan.prompt_tokens) for k in range(engines)]
-            for batch in draw(lengths, plan.batch_prompts, plan.group_size, iterations)
-        ]
-    )
 
 
 def gather_s(links: Links, num_bytes: float, learners: int) -> float:
@@ -180,37 +219,51 @@ def sync_s(sync: Sync, engines: int, node_gpus: int) -> float:
 
 
 def timeline_s(
-    generation: np.ndarray, learning: Sequence[float], *, load_s: float, after_s: float, staleness: int
+    engine: Engine,
+    batches: np.ndarray,
+    learning: Sequence[float],
+    *,
+    engines: int,
+    prompt_tokens: int,
+    load_s: float,
+    after_s: float,
+    staleness: int,
 ) -> float:
     """Mean seconds of an iteration once the run is under way.
 
-    generation: `[iterations, engines]` seconds. load_s: an engine's pause for new weights. after_s: what the driver and
-    the sync add to each update.
+    batches: completions' lengths `[iterations, prompts, group_size]`. learning: seconds of each update. load_s: an
+    engine's pause for new weights. after_s: what the driver and the sync add to each update.
     """
-    engine_free, trained = np.zeros(generation.shape[1]), []
-    for i, (times, learn) in enumerate(zip(generation, learning, strict=True)):
-        gate = trained[i - 1 - staleness] if i > staleness else 0.0
-        engine_free = np.maximum(engine_free, gate) + load_s + times
-        trained.append(max(engine_free.max(), trained[-1] if trained else 0.0) + learn + after_s)
-    first = min(staleness, len(trained) - 2)
-    return (trained[-1] - trained[first]) / (len(trained) - 1 - first)
+    runs = [EngineRun(engine, prompt_tokens) for _ in range(min(engines, batches.shape[1]))]
+    asked, trained, now_s = 0, [], 0.0
+    for i, learn_s in enumerate(learning):
+        for batch in range(asked, min(i + staleness + 1, len(batches))):
+            for k, run in enumerate(runs):
+                run.submit(batch, batches[batch, k :: len(runs)].ravel().tolist(), now_s)
+            asked = batch + 1
+        now_s = max(now_s, *(run.finish(i) for run in runs)) + learn_s + after_s
+        trained.append(now_s)
+        for run in runs:
+            run.load(load_s, now_s)
+    return (trained[-1 - staleness] - trained[staleness]) / (len(trained) - 1 - 2 * staleness)
 
 
 def iteration_s(parts: Parts, plan: Plan, engines: int, learners: int, staleness: int) -> float:
     """Seconds per iteration of so many engines and learners, each on a device of its own.
 
-    staleness: updates that the sampling weights may lag behind beyond the last one, >= 0; 0 is synchronous.
+    staleness: batches that are sampled ahead, >= 0; 0 is synchronous.
     """
-    iterations = ITERATIONS + staleness
-    batches = draw(parts.lengths, plan.batch_prompts, plan.group_size, iterations)
-    rollouts = plan.batch_prompts * plan.group_size
+    batches = draw(parts.lengths, plan.batch_prompts, plan.group_size, ITERATIONS + 2 * staleness)
     return timeline_s(
-        generation_times(parts.engine, parts.lengths, plan, engines, iterations),
+        parts.engine,
+        batches,
         [learning_s(parts, plan, learners, lengths) for lengths in batches],
+        engines=engines,
+        prompt_tokens=plan.prompt_tokens,
         load_s=parts.sync.num_bytes / parts.sync.load_bytes_s,
         after_s=sync_s(parts.sync, engines, parts.links.node_gpus)
         + parts.driver.fixed_s
-        + parts.driver.rollout_s * rollouts,
+        + parts.driver.rollout_s * plan.batch_prompts * plan.group_size,
         staleness=staleness,
     )
 
@@ -244,7 +297,10 @@ def savings(parts: Parts, seconds_of: Callable[[Parts], float]) -> dict[str, flo
     """By how many seconds the iteration would be shorter without each part."""
     even = replace(parts, lengths=(round(sum(parts.lengths) / len(parts.lengths)),))
     stepless = replace(even, engine=replace(even.engine, step_s=0.0))
-    free = replace(stepless, engine=replace(stepless.engine, sequence_s=0.0, cached_token_s=0.0, rollout_s=0.0))
+    free = replace(
+        stepless,
+        engine=replace(stepless.engine, sequence_s=0.0, cached_token_s=0.0, rollout_s=0.0, prefill_token_s=0.0),
+    )
     inf = math.inf
     links = replace(parts.links, latency_s=0.0, node_bytes_s=inf, network_bytes_s=inf)
     sync = replace(parts.sync, fixed_s=0.0, engine_s=0.0, store_bytes_s=inf, transfer_bytes_s=inf, load_bytes_s=inf)

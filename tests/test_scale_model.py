@@ -18,13 +18,16 @@ from scale_model import Driver, Engine, Learner, Links, Parts, Plan, Sync  # noq
 FREE_LINKS = Links(0.0, 0.0, 1, 0.0, math.inf, math.inf, node_gpus=8)
 FREE_SYNC = Sync(0.0, 0.0, 0.0, math.inf, math.inf, math.inf)
 PARTS = Parts(
-    engine=Engine(step_s=0.01, sequence_s=0.0, cached_token_s=0.0, rollout_s=0.0, max_num_seqs=256),
+    engine=Engine(
+        step_s=0.01, sequence_s=0.0, cached_token_s=0.0, rollout_s=0.0, prefill_token_s=0.0, max_num_seqs=256
+    ),
     learner=Learner(forward_token_s=1e-3, step_s=0.0),
     links=FREE_LINKS,
     sync=FREE_SYNC,
     driver=Driver(0.0, 0.0),
     lengths=(100,),
 )
+FREE_ENGINE = replace(PARTS.engine, step_s=0.0)
 PLAN = Plan(4, 2, prompt_tokens=0, minibatches=1, epochs=1, max_tokens_per_microbatch=1000)
 GENERATION_S = 100 * 0.01
 LEARNING_S = 800 * 1e-3 * (1 + 3)
@@ -43,8 +46,35 @@ LEARNING_S = 800 * 1e-3 * (1 + 3)
     ],
 )
 def test_generation(engine, lengths, seconds):
-    zero = {"step_s": 0.0, "sequence_s": 0.0, "cached_token_s": 0.0, "rollout_s": 0.0, "max_num_seqs": 256}
-    assert scale_model.generation_s(Engine(**(zero | engine)), lengths, prompt_tokens=10) == pytest.approx(seconds)
+    engine = replace(FREE_ENGINE, **engine)
+    assert scale_model.generation_s(engine, lengths, prompt_tokens=10) == pytest.approx(seconds)
+
+
+def test_requests_join_between_steps():
+    """Steps of 1 s plus 1 s per completion. The second one comes in the third step, at 5 s, and joins at 6 s."""
+    run = scale_model.EngineRun(replace(FREE_ENGINE, step_s=1.0, sequence_s=1.0), prompt_tokens=0)
+    run.submit(0, [5], 0.0)
+    run.submit(1, [4], 5.0)
+    assert run.finish(0) == pytest.approx(3 * 2 + 2 * 3)
+    assert run.finish(1) == pytest.approx(12 + 2 * 2)
+
+
+@pytest.mark.parametrize("growth_s", [0.0, 0.25])
+def test_steps_within(growth_s):
+    """The least number of steps that takes as long; by adding them up."""
+    for seconds in (0.1, 1.0, 7.3, 50.0):
+        steps = scale_model.steps_within(seconds, 1.0, growth_s)
+        took = [sum(1.0 + growth_s * i for i in range(n)) for n in (steps - 1, steps)]
+        assert took[0] < seconds <= took[1]
+
+
+def test_new_weights_stop_the_engine_and_empty_its_caches():
+    """After the second step, at 2 s, 2 completions have 10 + 2 tokens each."""
+    run = scale_model.EngineRun(replace(FREE_ENGINE, step_s=1.0, prefill_token_s=0.5), prompt_tokens=10)
+    run.submit(0, [4, 4], 0.0)
+    run.load(3.0, at_s=2.0)
+    assert run.now_s == pytest.approx(2 + 3 + 24 * 0.5)
+    assert run.finish(0) == pytest.approx(17 + 2)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +85,7 @@ def test_synchronous_is_the_sum_and_overlapped_the_larger(staleness, seconds):
 
 
 def test_overlapped_hides_learning_behind_slow_engines():
-    slow = replace(PARTS, engine=replace(PARTS.engine, step_s=1.0))
+    slow = replace(PARTS, engine=replace(PARTS.engine, step_s=1.0, max_num_seqs=8))  # a batch at a time
     assert scale_model.iteration_s(slow, PLAN, 1, 1, 1) == pytest.approx(100.0)
 
 
@@ -96,13 +126,36 @@ def test_driver_adds_to_every_iteration():
     assert scale_model.iteration_s(parts, PLAN, 1, 1, 0) == pytest.approx(GENERATION_S + LEARNING_S + 1 + 8 * 0.25)
 
 
-def test_engines_wait_for_each_other_only_in_lockstep():
-    """One engine is slow in odd batches, the other in even ones: run on, each is slow half of the time."""
-    generation = scale_model.np.array([[1.0, 3.0], [3.0, 1.0]] * 40)
-    times = [scale_model.timeline_s(generation, [0.0] * 80, load_s=0.0, after_s=0.0, staleness=k) for k in (0, 1, 2)]
-    assert times[0] == pytest.approx(3)
-    assert times[2] == pytest.approx(2, rel=0.02)
-    assert times[2] <= times[1] <= times[0]
+@pytest.mark.parametrize(("staleness", "seconds"), [(0, 3), (1, 2)])
+def test_the_next_batch_runs_beside_the_slowest_completions(staleness, seconds):
+    """Two at a time, 1 s per step, of lengths 1 and 3: the short one's place goes to the next batch, or to nobody."""
+    mean_s = scale_model.timeline_s(
+        replace(FREE_ENGINE, step_s=1.0, max_num_seqs=2),
+        scale_model.np.array([[[1, 3]]] * 100),
+        [0.0] * 100,
+        engines=1,
+        prompt_tokens=0,
+        load_s=0.0,
+        after_s=0.0,
+        staleness=staleness,
+    )
+    assert mean_s == pytest.approx(seconds, rel=0.02)
+
+
+@pytest.mark.parametrize(("staleness", "seconds"), [(0, 3), (2, 2)])
+def test_engines_wait_for_each_other_only_in_lockstep(staleness, seconds):
+    """Each of two engines is slow in every other batch, 3 s instead of 1."""
+    mean_s = scale_model.timeline_s(
+        replace(FREE_ENGINE, step_s=1.0, max_num_seqs=1),
+        scale_model.np.array([[[1], [3]], [[3], [1]]] * 50),
+        [0.0] * 100,
+        engines=2,
+        prompt_tokens=0,
+        load_s=0.0,
+        after_s=0.0,
+        staleness=staleness,
+    )
+    assert mean_s == pytest.approx(seconds, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +163,7 @@ def test_engines_wait_for_each_other_only_in_lockstep():
     [
         ("slowest completion", {"lengths": (10,) * 31 + (10_000,), "learner": Learner(0.0, 0.0)}),
         ("small batch per engine", {"learner": Learner(0.0, 0.0)}),
-        ("generation", {"engine": Engine(0.0, 1.0, 0.0, 0.0, 256)}),
+        ("generation", {"engine": replace(FREE_ENGINE, sequence_s=1.0)}),
         ("learning", {}),
         ("learner collectives", {"links": replace(FREE_LINKS, latency_s=10.0)}),
         ("weight sync", {"sync": replace(FREE_SYNC, engine_s=10.0)}),
