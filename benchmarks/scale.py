@@ -268,7 +268,7 @@ def fit_links(iterations: Sequence[Iteration], learner: Learner, bandwidth: floa
     num_bytes = iterations[0].sync_bytes
     links = Links(num_bytes, num_bytes, 1 + 3, 0.0, bandwidth, bandwidth, node_gpus=2)
     parts = Parts(None, learner, links, None, None, ())
-    beyond, latencies = [], []
+    latencies = []
     for i in iterations:
         beyond = i.stages_s["update"] - learning_s(parts, TINY, 2, i.lengths)
         # The same update with nothing but a latency of one second.
