@@ -72,6 +72,9 @@ def reward_of(completion: str) -> float:
 class ParityEnv(ArithmeticEnv):
     """Three-digit sums as prompts, `reward_of` as the verdict."""
 
+    def __init__(self, env_config: dict | None = None):  # RLlib makes an env class with its env_config
+        super().__init__(**(env_config or {}))
+
     def grade(self, task: Task, completion: str) -> Grade:
         reward = reward_of(completion)
         return Grade(reward, bool(reward), extracted=None, status="ok" if reward else "wrong")
