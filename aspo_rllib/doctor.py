@@ -64,7 +64,7 @@ class Finding:
 def versions() -> Finding:
     """What is installed of the packages that matter most."""
     found = [f"{name} {version}" for name in SHOWN if (version := version_of(name))]
-    return Finding("versions", True, ", ".join([f"python {platform.pythonversion_of()}", *found]))
+    return Finding("versions", True, ", ".join([f"python {platform.python_version()}", *found]))
 
 
 def requirements() -> Finding:
@@ -73,14 +73,15 @@ def requirements() -> Finding:
         return Finding("requirements", True, f"{PACKAGE} is not installed; it runs from its folder")
     asked = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
     asked = [r for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
-    unmet = [
-        r
-        for r in asked
-        if not r.specifier.contains(version_of(r.name) or "0", prereleases=True) or not version_of(r.name)
-    ]
+    unmet = [r for r in asked if not _is_met(r)]
     wrong = [f"{r.name} is {version_of(r.name) or 'missing'}, not {r.specifier or 'there'}" for r in unmet]
     remedy = "pip install " + " ".join(f"'{r.name}{r.specifier}'" for r in unmet)
     return Finding("requirements", not wrong, "; ".join(wrong) or f"all {len(asked)}", remedy)
+
+
+def _is_met(requirement: Requirement) -> bool:
+    version = version_of(requirement.name)
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
 def duplicates() -> Finding:
