@@ -112,7 +112,7 @@ def evaluate(settings: Settings, out: Path, **env_runners: Any) -> dict[str, flo
     preflight.check_model(config)
     preflight.check_output(out, 0)
     tokenizer, _ = load_tokenizer(config)
-    evaluation_set = EvaluationSet(evaluation_config, prompts_of(config, tokenizer))
+    evaluation_set = EvaluationSet(evaluation_config, prompts_of(evaluation_config, tokenizer))
     try:
         tasks, num_overlong = evaluation_set.tasks()
         _check_begun(out, asdict(settings) | _fingerprints(settings.model, evaluation_set, tasks))

@@ -204,7 +204,7 @@ def _check_group_size(config: ASPOConfig) -> None:
 
 def _check_parallel(config: ASPOConfig) -> None:
     gpus = config.num_gpus_per_env_runner
-    if gpus and config.tensor_parallel_size > gpus:
+    if gpus and config.tensor_parallel_size > max(1, gpus):
         raise ValueError(
             f"tensor_parallel_size={config.tensor_parallel_size}: expected at most "
             f"num_gpus_per_env_runner={gpus:g}, the GPUs of one engine; raise that."
