@@ -39,7 +39,7 @@ def make_config(prompts: int, tokens: int, max_staleness: int) -> ASPOConfig:
 
 def never_stop(runner) -> None:
     """All completions are as long as they may be, so that every repeat has the same work to do."""
-    runner.on_engine_thread(lambda sampler: sampler._stop_token_ids.clear())
+    runner.stop_token_ids.clear()
 
 
 def bare_generate(runner, prompts: list[list[int]], group_size: int, max_tokens: int) -> float:

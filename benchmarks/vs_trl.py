@@ -127,6 +127,8 @@ def run_ours(job: Job, mark: Callable[[str], None]) -> list[int]:
         .debugging(seed=0)
     )
     algo = config.build_algo()
+    if job.setting == "fixed":  # vLLM refuses an end token that the model has no logit for
+        algo.env_runner_group.foreach_env_runner(lambda runner: runner.stop_token_ids.clear(), local_env_runner=False)
     lengths = []
     for phase, iterations in phases(job):
         for _ in range(iterations):
