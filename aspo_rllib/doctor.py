@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import ray
 import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -86,11 +85,12 @@ def _is_met(requirement: Requirement) -> bool:
 
 def duplicates() -> Finding:
     """Packages that two folders of the path hold: which one is imported depends on their order."""
+    installed = [dist for dist in metadata.distributions() if dist.read_text("METADATA")]  # not source folders
+    folders = {dist: Path(dist.locate_file("")).resolve() for dist in installed}
     places = defaultdict(set)
-    rays_own = Path(ray.__file__).parent.resolve()  # it puts copies of a few packages last in the path
-    for dist in metadata.distributions():
-        folder = Path(dist.locate_file("")).resolve()
-        if dist.read_text("METADATA") and rays_own not in folder.parents:  # installed, not a source folder
+    for dist, folder in folders.items():
+        # Below another folder of the path lie copies that a package (ray, setuptools) has brought for itself.
+        if not set(folder.parents) & set(folders.values()):
             places[canonicalize_name(dist.name)].add((dist.version, str(folder)))
     twice = {name: sorted(found) for name, found in places.items() if len(found) > 1}
     detail = "; ".join(f"{n} " + " and ".join(f"{v} in {f}" for v, f in found) for n, found in twice.items())
