@@ -358,24 +358,6 @@ def test_two_runners_and_two_learners_do_what_one_of_each_does(run, make_config,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("saving", "restoring"), [(2, 1)])  # the other ways are in test_checkpoints.py
-def test_a_run_restores_on_another_number_of_learners(
-    make_config, ray_session, weights_of, saving, restoring, tmp_path
-):
-    before = make_config().learners(num_learners=saving).build_algo()
-    before.train()
-    path, expected = before.save_to_path(tmp_path / "checkpoint"), snapshot(before, weights_of)
-    before.stop()
-    after = make_config().learners(num_learners=restoring).build_algo()
-    try:
-        after.restore_from_path(path)
-        assert_same(expected, snapshot(after, weights_of))
-        assert np.isfinite(after.train()["optim"]["grad_norm"])
-    finally:
-        after.stop()
-
-
-@pytest.mark.slow
 def test_a_lost_runner_is_restarted_with_the_current_weights(ray_session, make_config):
     config = make_config().env_runners(num_env_runners=2)
     config.fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1.0)

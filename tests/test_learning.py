@@ -32,4 +32,4 @@ def test_fifteen_iterations_lift_held_out_accuracy_from_below_040_to_above_075(t
 
 @pytest.mark.slow
 def test_the_quickstart_learns_with_another_seed(tmp_path):
-    run_quickstart(tmp_path, "--iterations", "30", "--seed", "1")
+    run_quickstart(tmp_path, "--iterations", "20", "--seed", "1")

@@ -59,7 +59,6 @@ def test_stale_rollouts_show_in_the_sampler_ratio_and_not_in_the_ratio(run):
     assert fresh["kl"]["sampler"] < 1e-6 < 1e-5 < stale["kl"]["sampler"]
 
 
-@pytest.mark.slow
 def test_a_restored_run_samples_again_what_was_under_way_and_leaves_nothing_out(run):
     restored = ASPO.from_checkpoint(run.checkpoint)
     try:

@@ -161,6 +161,7 @@ class Counter(tune.Trainable):
             "reward": {"accuracy": accuracy},
             "held_out_accuracy": accuracy,
             "tokens": {"completion": 1},
+            "time": {},
         }
 
     def save_checkpoint(self, checkpoint_dir):

@@ -47,7 +47,7 @@ parser.add_argument("--results", type=Path, default=Path("results"))
 parser.add_argument("--name", default="aspo_vs_grpo", help="the experiment's folder in --results")
 parser.add_argument("--scheduler", choices=["none", "asha", "pbt"], default="none")
 parser.add_argument("--resume", action="store_true", help="go on with an interrupted experiment of this name")
-parser.add_argument("--smoke", action="store_true", help="2 methods, 2 seeds, 3 iterations")
+parser.add_argument("--smoke", action="store_true", help="2 methods, 2 seeds, 2 iterations")
 
 
 def make_config(iterations: int) -> ASPOConfig:
@@ -120,7 +120,7 @@ def make_tuner(args: argparse.Namespace) -> tune.Tuner:
 
 def main(args: argparse.Namespace) -> None:
     if args.smoke:
-        args.iterations = 3
+        args.iterations = 2
     ray.init(include_dashboard=False, logging_level="ERROR", logging_config=ray.LoggingConfig(log_level="ERROR"))
     results = make_tuner(args).fit()
     ray.shutdown()
