@@ -30,17 +30,17 @@ _INSIDE = {
 
 
 class StageTimes:
-    """Adds up the stages of a trial's iterations.
+    """Adds up the stages of iterations.
 
-    `add` takes Tune's results one by one; `table` is what they come to.
+    `add` takes Tune's results one by one; `table` is what they come to, for at least one of the `iterations`.
     """
 
     def __init__(self):
         self._seconds: Counter[str] = Counter()
-        self._iterations = 0
+        self.iterations = 0
 
     def add(self, result: Mapping[str, Any]) -> None:
-        self._iterations += 1
+        self.iterations += 1
         # A stage that an iteration did not have may be NaN.
         self._seconds.update({name: seconds for name, seconds in result["time"].items() if seconds == seconds})
         self._seconds["total_s"] += result["time_this_iter_s"]
@@ -51,8 +51,8 @@ class StageTimes:
         lines = [(label, self._seconds[name]) for name, label in (_STAGES | _INSIDE).items()]
         lines.insert(len(_STAGES), ("evaluation, the rest", rest))
         total = self._seconds["total_s"]
-        rows = [f"  {label:<34} {s / self._iterations:>8.2f} s {s / total:>5.0%}" for label, s in lines]
-        return "\n".join([f"time of an iteration, mean of {self._iterations}", *rows])
+        rows = [f"  {label:<34} {s / self.iterations:>8.2f} s {s / total:>5.0%}" for label, s in lines]
+        return "\n".join([f"time of an iteration, mean of {self.iterations}", *rows])
 
 
 class ProfileCallback(RLlibCallback):

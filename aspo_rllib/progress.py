@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +28,7 @@ _COLUMNS = {
 
 
 class ProgressCallback(Callback):
-    """A Tune callback that prints one line per training iteration, and at a trial's end where its time went.
+    """A Tune callback that prints one line per training iteration, and at the end where the time of all of them went.
 
     iterations: how many each trial will run, for the ETA.
     """
@@ -38,11 +37,11 @@ class ProgressCallback(Callback):
         self._iterations = iterations
         self._stream = stream  # None is print's sys.stdout; kept here, it could not be pickled, which Tune does
         self._trials_shown: set[str] = set()
-        self._times: dict[str, StageTimes] = defaultdict(StageTimes)
+        self._times = StageTimes()
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
         done, evaluation = result["training_iteration"], result.get("evaluation", {})
-        self._times[trial.trial_id].add(result)
+        self._times.add(result)
         if not self._trials_shown:
             headings = " ".join(f"{heading:>{width}}" for heading, width, _ in _COLUMNS.values())
             self._print(f"{'trial':<12} {'iter':>9} {headings}")
@@ -62,9 +61,9 @@ class ProgressCallback(Callback):
             eta=str(timedelta(seconds=seconds_left)),
         )
 
-    def on_trial_complete(self, iteration, trials, trial, **info) -> None:
-        if trial.trial_id in self._times:  # else it was done before this was resumed
-            self._print(self._times[trial.trial_id].table())
+    def on_experiment_end(self, trials, **info) -> None:
+        if self._times.iterations:  # else all was done before this was resumed
+            self._print(self._times.table())
 
     def _line(self, trial, done: int, **values) -> None:
         cells = [

@@ -107,9 +107,12 @@ class RolloutQueue:
         config = self._config
         self.num_overlong = 0
         while len(self._ahead) <= config.max_staleness:
-            self._ahead.append(self._ask(math.ceil(config.batch_prompts * config.oversampling)))
+            if self._restored:
+                self._ahead.append(Asked(self._env_runner_group, self._restored.popleft()))
+            else:
+                self._ahead.append(self._ask(math.ceil(config.batch_prompts * config.oversampling)))
         sampled = self._ahead.popleft().collect(config.batch_prompts if config.oversampling > 1 else None)
-        while missing := config.batch_prompts - sum(map(self.is_usable, sampled)):
+        while (missing := config.batch_prompts - sum(map(self.is_usable, sampled))) > 0:
             if len(sampled) >= MAX_RESAMPLING * config.batch_prompts:
                 raise RuntimeError(
                     f"Grading failed, after a second try each, on the completions of "
@@ -129,8 +132,6 @@ class RolloutQueue:
         return len(group.rollouts) >= min(2, self._config.group_size)
 
     def _ask(self, num_prompts: int) -> Asked:
-        if self._restored:
-            return Asked(self._env_runner_group, self._restored.popleft())
         start = self._task_order.position
         tasks = self._task_order.lease(num_prompts, fits=self._fits)
         self.num_overlong += self._task_order.position - start - num_prompts

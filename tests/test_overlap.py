@@ -134,6 +134,17 @@ def test_state_holds_what_nobody_trained_on(make_queue, run):
     assert [g.position for g in other.next_batch()] == [4, 5, 6, 7] and queue._ahead != deque()
 
 
+def test_restored_batches_are_trained_whole_and_refills_ask_new_tasks(make_queue):
+    # Of a run that was further ahead, and had larger batches.
+    under_way = [[(n, n) for n in range(6)], [(n, n) for n in range(6, 12)]]
+    queue = make_queue(4, max_refills=1)
+    queue.set_state({"task_position": 12, "tasks_under_way": under_way})
+    for batch in under_way:
+        trained = [g.position for g in queue.next_batch()]
+        assert trained[:6] == [position for position, _ in batch] and all(p >= 12 for p in trained[6:])
+    assert queue.get_state()["tasks_under_way"] == []
+
+
 @pytest.mark.slow
 def test_at_the_cap_of_refills_the_run_goes_on(ray_session, make_config):
     config = make_config().environment(HopelessEnv, env_config={}).sampling(max_refills=2)

@@ -92,10 +92,10 @@ def make_tuner(args: argparse.Namespace) -> tune.Tuner:
     param_space |= {name: tune.choice(list({trial[name]: None for trial in trials})) for name in FIELDS}
     cpus = 2  # a driver with the learner in it, and a runner
     at_once = max(1, int(ray.cluster_resources()["CPU"] // cpus))
-    hours = len(trials) * args.iterations * SECONDS_PER_ITERATION / at_once / 3600
+    minutes = len(trials) * args.iterations * SECONDS_PER_ITERATION / at_once / 60
     print(
         f"{len(methods)} methods x {len(args.lr)} learning rate(s) x {seeds} seeds = {len(trials)} trials of "
-        f"{args.iterations} iterations, {cpus} CPUs each, {at_once} at once: about {hours:.1f} h"
+        f"{args.iterations} iterations, {cpus} CPUs each, {at_once} at once: about {minutes:.0f} min"
     )
     return tune.Tuner(
         "ASPO",
