@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     EPISODE_RETURN_MEAN,
@@ -29,8 +30,10 @@ from aspo_rllib.env_runner import load_tokenizer
 from aspo_rllib.evaluation_sets import open_sets, prompts_of
 from aspo_rllib.metrics import merge_updates, rollout_metrics, staleness_metrics
 from aspo_rllib.rollout_queue import RolloutQueue
+from aspo_rllib.runner_pool import RunnerPool
 from aspo_rllib.task_order import TaskOrder
 from aspo_rllib.types import RolloutGroup, TrainBatch
+from aspo_rllib.watchdog import watch
 
 PROBE_PROMPTS = 8
 PROBE_TOKENS = 16
@@ -113,13 +116,9 @@ class ASPO(Algorithm):
         self.metrics.aggregate([r.learner_metrics for r in results], key=LEARNER_RESULTS)
 
     def _sync_weights(self) -> None:
-        """Bring the learner's weights to every healthy runner and wait until they have them."""
+        """Bring the learner's weights to every runner in service and wait until they have them."""
         handle = self.learner_group.weights()
-        versions = self.env_runner_group.foreach_env_runner(
-            lambda runner: runner.set_state({COMPONENT_RL_MODULE: handle}) or runner.weights_version,
-            local_env_runner=False,
-        )
-        assert all(version == handle.version for version in versions), versions
+        self.runners.load(handle)
         self.weights_version = handle.version
         self._log({"sync/weights_version": handle.version, "sync/bytes": handle.num_bytes})
 
@@ -128,12 +127,12 @@ class ASPO(Algorithm):
         prompts = [g.rollouts[0].prompt_ids for g in groups[:PROBE_PROMPTS]]
         max_tokens = min(PROBE_TOKENS, self.config.max_completion_tokens)
         drifts = []
-        for samples in self.env_runner_group.foreach_env_runner(
-            lambda runner: runner.probe(prompts, max_tokens), local_env_runner=False
-        ):
+        for samples in self.runners.call(lambda runner: runner.probe(prompts, max_tokens)).values():
             completions = [s.completion_ids for s in samples]
             scores = self.learner_group.on_all(lambda learner, c=completions: learner.score(prompts, c))[0]
             drifts.append(weight_sync.drift(scores, [s.sampler_logprobs for s in samples]))
+        if not drifts:  # all runners are being restarted
+            return
         self._log({"sync/max_abs_dlogp": max(drifts)})
         weight_sync.check_drift(max(drifts), self.config.sync_drift_limit, self.learner_group.weights().version)
 
@@ -172,13 +171,19 @@ class ASPO(Algorithm):
         self.latest_evaluation_groups: dict[str, list[RolloutGroup]] = {}
         self._latest_evaluation: dict[str, Any] = {}
         super().setup(config)
-        self.rollouts = RolloutQueue(self.env_runner_group, self.task_order, self.config, self._fits)
+        self.runners = RunnerPool(self.env_runner_group, self.config)
+        self.rollouts = RolloutQueue(self.runners, self.task_order, self.config, self._fits)
         self._layout = self.learner_group.on_all(lambda learner: learner.layout)[0]
         provenance.write(self)
         # RLlib's initial sync is skipped when connector states are not broadcast.
         self._sync_weights()
 
+    def restore_env_runners(self, env_runner_group) -> list[int]:
+        """What RLlib calls before every iteration."""
+        return self.runners.recover()
+
     def cleanup(self) -> None:
+        self.runners.stop()  # RLlib would wait for one that hangs
         super().cleanup()
         for prompts in (self.prompts, *(s.prompts for s in self.evaluation_sets.values())):
             prompts.close()
@@ -198,8 +203,11 @@ class ASPO(Algorithm):
 
     # ---- logging ---------------------------------------------------------------------------------------------
 
+    @contextmanager
     def _timed(self, stage: str):
-        return self.metrics.log_time(("time", f"{stage}_s"), reduce="mean", window=1)
+        log_time = self.metrics.log_time(("time", f"{stage}_s"), reduce="mean", window=1)
+        with log_time, watch(f"training_step, {stage}", self.config.stage_timeout_s):
+            yield
 
     def _log(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -210,12 +218,11 @@ class ASPO(Algorithm):
         self._log(metrics)
         rollouts = [r for g in groups for r in g.rollouts]
         # What users' callbacks logged on the runners.
-        reports = self.env_runner_group.foreach_env_runner(
-            lambda r: (r.get_metrics(), r.take_times()), local_env_runner=False
-        )
+        reports = self.runners.call(lambda r: (r.get_metrics(), r.take_times())).values()
         self.metrics.aggregate([metrics for metrics, _ in reports], key=ENV_RUNNER_RESULTS)
         for stage in ("generate_s", "grade_s"):
-            self._log({f"time/{stage}": max(times[stage] for _, times in reports)})
+            self._log({f"time/{stage}": max((times[stage] for _, times in reports), default=math.nan)})
+        self._log({"runners/in_service": len(self.runners.healthy), "runners/lost": self.runners.num_lost})
         self.metrics.log_value(
             (ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN), metrics["reward/mean"], reduce="mean", window=1
         )

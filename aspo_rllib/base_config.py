@@ -31,7 +31,7 @@ class TextAlgorithmConfig(AlgorithmConfig):
         self.num_env_runners = 1
         self.create_local_env_runner = False  # it would need an engine of its own on the driver
         self.sample_timeout_s = None  # RLlib's 60 s silently discards what comes later
-        self.restart_failed_env_runners = False  # a failing env raises in train(), with its traceback
+        self.env_runner_restore_timeout_s = 600.0
         self.merge_env_runner_states = False  # there are no connector states
         self.broadcast_env_runner_states = False
 

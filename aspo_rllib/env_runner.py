@@ -31,6 +31,7 @@ from aspo_rllib.group_sampler import GroupRequest, GroupSampler
 from aspo_rllib.prompts import Prompt, PromptEncoder
 from aspo_rllib.stepping_thread import SteppingThread
 from aspo_rllib.types import RolloutGroup
+from aspo_rllib.watchdog import watch
 from envs.grading.pool import GradingPool, WorkerContext
 
 CPU_KV_CACHE_BYTES = 1 << 28
@@ -49,6 +50,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         self._weights: weight_sync.WeightsHandle | None = None
         self.tokenizer, self.stop_token_ids = load_tokenizer(config)
         self.make_env()
+        self._has_failed = False
         self._under_way: dict[Hashable, list[Future[RolloutGroup]]] = {}
         self._thread = SteppingThread(self._make_sampler, name="engine")
         self.engine = self._thread.call(lambda sampler: sampler.engine)
@@ -233,11 +235,16 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
 
     def assert_healthy(self) -> None:
-        assert self.engine is not None and self.env is not None
+        assert not self._has_failed  # the driver has it restarted, which may take a moment
 
     def apply(self, func, *args, **kwargs):
         # RLlib's version ends the actor and leaves the traceback in its log; here the driver gets to see it.
-        return func(self, *args, **kwargs)
+        with watch(f"env runner {self.worker_index}", self.config.stage_timeout_s):
+            try:
+                return func(self, *args, **kwargs)
+            except Exception:
+                self._has_failed = True
+                raise
 
     def stop(self) -> None:
         self.forget()

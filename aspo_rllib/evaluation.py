@@ -25,7 +25,7 @@ def evaluate(algorithm, eval_env_runner_group) -> tuple[dict, int, int]:
     algorithm.latest_evaluation_groups = {}
     for name, evaluation_set in algorithm.evaluation_sets.items():
         tasks, num_overlong = evaluation_set.tasks()
-        groups = sample_groups(algorithm.env_runner_group, tasks, evaluation_set.config)
+        groups = sample_groups(algorithm.runners, tasks, evaluation_set.config)
         numbers = summarize(groups) | {"overlong_prompts": float(num_overlong)}
         prefix = f"{name}/" if algorithm.config.eval_sets else ""
         results |= {f"{prefix}{number}": value for number, value in numbers.items()}

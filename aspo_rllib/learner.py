@@ -28,6 +28,7 @@ from aspo_rllib.packing import LAYOUTS, TokenBatch, resolve_layout
 from aspo_rllib.reference import AdapterReference, ModelReference
 from aspo_rllib.sharding import awaits_weights, shard_policy
 from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
+from aspo_rllib.watchdog import watch
 
 
 class ASPOTorchLearner(TorchLearner):
@@ -250,7 +251,8 @@ class ASPOTorchLearner(TorchLearner):
 
     def apply(self, func, *args, **kwargs):
         # RLlib's version ends the actor and leaves the traceback in its log; here the driver gets to see it.
-        return func(self, *args, **kwargs)
+        with watch("learner", self.config.stage_timeout_s):
+            return func(self, *args, **kwargs)
 
     def score(self, prompt_ids: list[np.ndarray], completion_ids: list[np.ndarray]) -> list[np.ndarray]:
         """Logprobs of given completions, one `[T]` array each. Collective."""

@@ -13,6 +13,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from aspo_rllib.types import UpdateResult
+from aspo_rllib.watchdog import patience_s
 from aspo_rllib.weight_sync import WeightsHandle
 
 T = TypeVar("T")
@@ -38,19 +39,23 @@ class ASPOLearnerGroup(LearnerGroup):
         if self.is_local:
             return super().update(batch=batch, **kwargs)
         data = [TrainingData(batch=b) for b in batches]
-        return self._gather([w.update.remote(training_data=d) for w, d in zip(self._workers, data, strict=True)])
+        return self._gather([w.apply.remote(_update, d) for w, d in zip(self._workers, data, strict=True)])
 
     def _gather(self, refs: list[ray.ObjectRef]) -> list[Any]:
-        """All results; the first error ends all learners and is raised."""
+        """All results; the first error, or silence beyond `stage_timeout_s`, ends all learners and is raised."""
+        limit = self.config.stage_timeout_s
         pending = refs
-        while pending:
-            done, pending = ray.wait(pending)
-            try:
+        try:
+            while pending:
+                done, pending = ray.wait(pending, timeout=patience_s(limit))
                 ray.get(done)
-            except Exception:
-                for worker in self._workers:
-                    ray.kill(worker)
-                raise
+                if not done:
+                    silent = [rank for rank, ref in enumerate(refs) if ref in pending]
+                    raise TimeoutError(f"No answer from learner(s) {silent} within stage_timeout_s={limit:g}.")
+        except Exception:
+            for worker in self._workers:
+                ray.kill(worker)
+            raise
         return ray.get(refs)
 
     def weights(self) -> WeightsHandle:
@@ -100,3 +105,7 @@ class ASPOLearnerGroup(LearnerGroup):
         path = Path(path).resolve()
         self._weights = None
         self.on_all(lambda learner: learner.load_checkpoint(path))
+
+
+def _update(learner, data: TrainingData) -> UpdateResult:
+    return learner.update(training_data=data)

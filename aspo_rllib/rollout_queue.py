@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -14,28 +15,29 @@ from aspo_rllib.advantages import informative_groups
 from aspo_rllib.types import RolloutGroup
 
 if TYPE_CHECKING:
-    from ray.rllib.env.env_runner_group import EnvRunnerGroup
-
     from aspo_rllib.config import ASPOConfig
+    from aspo_rllib.runner_pool import RunnerPool
     from aspo_rllib.task_order import TaskOrder
 
 Task = tuple[int, int]  # (position, index)
+MAX_TRIES = 3  # runners that a task may take down with it
 MAX_RESAMPLING = 4  # times batch_prompts, before graders that fail end the run
 _tickets = count()
 
 
 class Asked:
-    """Tasks that all healthy runners are busy with, from the moment this is made.
+    """Tasks that all runners in service are busy with, from the moment this is made.
 
     config: whose env and sampling settings to use; None: the runners' own.
 
-    Raises RuntimeError, here or in `collect`, when no runner is left.
+    Raises RuntimeError, here or in `collect`, when no runner is left, or when a task was lost with `MAX_TRIES` runners.
     """
 
-    def __init__(self, env_runner_group: EnvRunnerGroup, tasks: Sequence[Task], config: ASPOConfig | None = None):
+    def __init__(self, runners: RunnerPool, tasks: Sequence[Task], config: ASPOConfig | None = None):
         self.tasks = list(tasks)
-        self._env_runner_group = env_runner_group
+        self._runners = runners
         self._config_ref = ray.put(config)
+        self._losses: Counter[Task] = Counter()
         self._submit(self.tasks)
 
     def collect(self, enough: int | None = None) -> list[RolloutGroup]:
@@ -43,35 +45,45 @@ class Asked:
 
         enough: how many are wanted. Each runner gives up its slowest ones beyond its share of them. None: all.
         """
-        share = None if enough is None else math.ceil(enough / len(self._runners))
-        ticket = self._ticket
+        share = None if enough is None else math.ceil(enough / len(self._shares))
         groups: dict[int, RolloutGroup] = {}
         while True:
-            for some in self._env_runner_group.foreach_env_runner(
-                lambda runner, ticket=ticket: runner.collect(ticket, share),
-                remote_worker_ids=self._runners,
-                local_env_runner=False,
-            ):
-                groups |= {group.position: group for group in some}
+            ticket = self._ticket
+            answers = self._runners.call(
+                lambda runner, ticket=ticket: runner.collect(ticket, share), list(self._shares)
+            )
+            groups |= {group.position: group for some in answers.values() for group in some}
+            self._count_losses(answers)
             missing = [task for task in self.tasks if task[0] not in groups]
             if len(groups) >= (len(self.tasks) if enough is None else enough):
                 return [groups[position] for position, _ in self.tasks if position in groups][:enough]
-            ticket = self._submit(missing)
+            self._submit(missing)
 
-    def _submit(self, tasks: Sequence[Task]) -> int:
-        runners = self._env_runner_group.healthy_env_runner_ids()
-        if not runners:
-            raise RuntimeError(f"No env runner is left; {len(tasks)} of {len(self.tasks)} prompts were not sampled.")
-        self._runners = runners[: len(tasks)]
+    def _submit(self, tasks: Sequence[Task]) -> None:
+        numbers = self._runners.ready()[: len(tasks)]
         self._ticket = ticket = next(_tickets)
-        shares = [tasks[k :: len(self._runners)] for k in range(len(self._runners))]
+        self._shares = {number: tasks[k :: len(numbers)] for k, number in enumerate(numbers)}
         config_ref = self._config_ref
-        self._env_runner_group.foreach_env_runner(
-            [lambda runner, share=share: runner.submit(ticket, share, ray.get(config_ref)) for share in shares],
-            remote_worker_ids=self._runners,
-            local_env_runner=False,
+        answers = self._runners.call(
+            [
+                lambda runner, share=share: runner.submit(ticket, share, ray.get(config_ref))
+                for share in self._shares.values()
+            ],
+            numbers,
         )
-        return ticket
+        self._count_losses(answers)
+
+    def _count_losses(self, answers: Collection[int]) -> None:
+        """Note whose runners did not answer. A task that takes every runner down with it must not go round for ever."""
+        for number in self._shares.keys() - set(answers):
+            lost = self._shares.pop(number)
+            self._losses.update(lost)
+            print(f"sampled again: tasks at {[position for position, _ in lost]}", file=sys.stderr, flush=True)
+        worst = [task for task, times in self._losses.items() if times >= MAX_TRIES]
+        if worst:
+            raise RuntimeError(
+                f"{MAX_TRIES} env runners failed while they had (position, index) {worst[:8]}; the last error is above."
+            ) from self._runners.last_error
 
 
 class RolloutQueue:
@@ -85,12 +97,12 @@ class RolloutQueue:
 
     def __init__(
         self,
-        env_runner_group: EnvRunnerGroup,
+        runners: RunnerPool,
         task_order: TaskOrder,
         config: ASPOConfig,
         fits: Callable[[int], bool],
     ):
-        self._env_runner_group = env_runner_group
+        self._runners = runners
         self._task_order = task_order
         self._config = config
         self._fits = fits
@@ -108,7 +120,7 @@ class RolloutQueue:
         self.num_overlong = 0
         while len(self._ahead) <= config.max_staleness:
             if self._restored:
-                self._ahead.append(Asked(self._env_runner_group, self._restored.popleft()))
+                self._ahead.append(Asked(self._runners, self._restored.popleft()))
             else:
                 self._ahead.append(self._ask(math.ceil(config.batch_prompts * config.oversampling)))
         sampled = self._ahead.popleft().collect(config.batch_prompts if config.oversampling > 1 else None)
@@ -135,7 +147,7 @@ class RolloutQueue:
         start = self._task_order.position
         tasks = self._task_order.lease(num_prompts, fits=self._fits)
         self.num_overlong += self._task_order.position - start - num_prompts
-        return Asked(self._env_runner_group, tasks)
+        return Asked(self._runners, tasks)
 
     def get_state(self) -> dict[str, Any]:
         """How far tasks were drawn, and those whose groups nobody has trained on yet."""
@@ -144,17 +156,15 @@ class RolloutQueue:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from there; what was under way is sampled anew, with the weights that the runners have by then."""
-        self._env_runner_group.foreach_env_runner(lambda runner: runner.forget(), local_env_runner=False)
+        self._runners.call(lambda runner: runner.forget())
         self._ahead.clear()
         self._task_order.position = state["task_position"]
         self._restored = deque(state["tasks_under_way"])
 
 
-def sample_groups(
-    env_runner_group: EnvRunnerGroup, tasks: Sequence[Task], config: ASPOConfig | None = None
-) -> list[RolloutGroup]:
-    """The groups of all `tasks`, in order, generated by all healthy runners."""
-    return Asked(env_runner_group, tasks, config).collect()
+def sample_groups(runners: RunnerPool, tasks: Sequence[Task], config: ASPOConfig | None = None) -> list[RolloutGroup]:
+    """The groups of all `tasks`, in order, generated by all runners in service."""
+    return Asked(runners, tasks, config).collect()
 
 
 def _is_informative(group: RolloutGroup) -> bool:

@@ -78,6 +78,9 @@ class ASPOSettings(TextAlgorithmConfig):
         self.layout: str | None = None
         self.max_sync_drift: float | None = None
 
+        # fault_tolerance()
+        self.stage_timeout_s: float | None = 3600.0
+
         # evaluation()
         self.evaluate_before_training = True
         self.eval_sets: dict[str, dict[str, Any]] | None = None
@@ -283,3 +286,18 @@ class ASPOSettings(TextAlgorithmConfig):
         super().evaluation(**rllib)
         given = {"evaluate_before_training": evaluate_before_training, "eval_sets": eval_sets}
         return self._set("evaluation", given | {"unknown": unknown})
+
+    def fault_tolerance(self, *, stage_timeout_s: float | None = NotProvided, **rllib: Any) -> Self:
+        """What happens when something fails. Other keywords go to RLlib's `fault_tolerance`.
+
+        The ones that matter: `restart_failed_env_runners` (True: a runner that dies, raises or hangs is started anew,
+        and others sample its prompts; False: its error is raised), `env_runner_restore_timeout_s` (600: how long a run
+        without any runner waits for one). A learner that fails ends the run, which Tune's FailureConfig restores.
+
+        Args:
+            stage_timeout_s: Longest time for a stage of an iteration, > 0. Processes that take longer print where they
+                are; then a runner is restarted, and learners end the run. None: no limit.
+        """
+        unknown = self._split_off_unknown(rllib, AlgorithmConfig.fault_tolerance)
+        super().fault_tolerance(**rllib)
+        return self._set("fault_tolerance", {"stage_timeout_s": stage_timeout_s, "unknown": unknown})

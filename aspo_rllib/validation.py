@@ -67,6 +67,7 @@ _RANGES = [
     ("grad_clip", "> 0, or None", lambda v: v is None or (_is_number(v) and v > 0)),
     ("max_tokens_per_microbatch", "an int >= 1", lambda v: _is_int(v) and v >= 1),
     ("max_sync_drift", "> 0, or None", lambda v: v is None or (_is_number(v) and v > 0)),
+    ("stage_timeout_s", "> 0, or None", lambda v: v is None or (_is_number(v) and v > 0)),
     ("drop_uniform_groups", "True or False", lambda v: isinstance(v, bool)),
     ("lora", "a dict of peft.LoraConfig keywords, or None", lambda v: v is None or isinstance(v, dict)),
     ("gradient_checkpointing", "True or False", lambda v: isinstance(v, bool)),

@@ -56,7 +56,7 @@ def snapshot(algo, weights_of):
     """What must be equal for two runs to be at the same point: weights, place in the data, what comes next."""
     order = copy.copy(algo.task_order)
     tasks = order.lease(4)
-    groups = sample_groups(algo.env_runner_group, tasks)
+    groups = sample_groups(algo.runners, tasks)
     return SimpleNamespace(weights=weights_of(algo.learner_group), tasks=tasks, completions=completions(groups))
 
 
@@ -306,7 +306,7 @@ def counting(ray_session, make_config):
 def test_an_env_class_of_ones_own_trains(counting):
     result = counting.train()
     assert result["tasks"]["position"] == 4 and result["optim"]["steps"] == 4
-    (group,) = sample_groups(counting.env_runner_group, [(0, 2)])
+    (group,) = sample_groups(counting.runners, [(0, 2)])
     assert group.prompt == "after 5:"
     # The system prompt is part of what the model sees: 6 bytes and a token of its own before the user's turn.
     prompt = counting.env_runner_group.foreach_env_runner(

@@ -89,7 +89,7 @@ def make_queue(run):
     def make(batch_prompts, **sampling):
         config = run.config.copy(copy_frozen=False).sampling(**sampling)
         config.training(batch_prompts=batch_prompts, max_staleness=0)
-        return RolloutQueue(run.env_runner_group, TaskOrder(1000, seed=5), config, lambda index: True)
+        return RolloutQueue(run.runners, TaskOrder(1000, seed=5), config, lambda index: True)
 
     return make
 
@@ -115,7 +115,7 @@ def test_oversampling_gives_up_the_slowest(make_queue):
 
 
 def test_a_runner_that_knows_nothing_of_its_tasks_is_asked_again(run):
-    asked = Asked(run.env_runner_group, [(3, 3), (1, 1)])
+    asked = Asked(run.runners, [(3, 3), (1, 1)])
     run.env_runner_group.foreach_env_runner(lambda runner: runner.forget(), local_env_runner=False)
     assert [g.position for g in asked.collect()] == [3, 1]
 

@@ -4,6 +4,7 @@
     python tuned_examples/aspo_vs_grpo.py --smoke              # 2 x 2, a few iterations: does it run?
     python tuned_examples/aspo_vs_grpo.py --lr 2e-5 5e-5 1e-4  # each method at each of these
     python tuned_examples/aspo_vs_grpo.py --scheduler asha     # stop trials that fall behind
+    python tuned_examples/aspo_vs_grpo.py --scheduler pbt --methods aspo  # learning rates that change on the way
 
 Trials of one seed ask the same prompts in the same order from the same initial weights. 32 small optimizer steps per
 batch, and rollouts that are up to two batches old, make the importance ratios move: with few steps over fresh rollouts
@@ -82,7 +83,11 @@ def schedulers(iterations: int) -> dict:
 def make_tuner(args: argparse.Namespace) -> tune.Tuner:
     if args.resume:
         return tune.Tuner.restore(str((args.results / args.name).resolve()), "ASPO", resume_errored=True)
-    methods, seeds = (["aspo", "grpo"], 2) if args.smoke else (args.methods, args.seeds)
+    methods, seeds = (args.methods[:2], 2) if args.smoke else (args.methods, args.seeds)
+    if args.scheduler == "pbt" and len(methods) > 1:
+        raise SystemExit(
+            "--scheduler pbt gives bad trials a good one's whole config, method and all: name one, --methods."
+        )
     defaults = dict.fromkeys(FIELDS)
     trials = [
         defaults | METHODS[method] | {"lr": lr, "seed": seed}
@@ -111,7 +116,10 @@ def make_tuner(args: argparse.Namespace) -> tune.Tuner:
             storage_path=args.results.resolve(),
             stop={"training_iteration": args.iterations},
             callbacks=[ProgressCallback(args.iterations)],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True, num_to_keep=1),
+            # A trial that PBT has told to go on from another's checkpoint may get its turn much later.
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_at_end=True, num_to_keep=None if args.scheduler == "pbt" else 1
+            ),
             failure_config=tune.FailureConfig(max_failures=1),
             verbose=0,
         ),
