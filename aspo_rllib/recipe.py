@@ -13,7 +13,7 @@ import ray
 from ray import tune
 from ray.rllib.utils import force_list
 
-from aspo_rllib import preflight, resources
+from aspo_rllib import preemption, preflight, resources
 from aspo_rllib.aspo import HELD_OUT_ACCURACY
 from aspo_rllib.config import ASPOConfig
 from aspo_rllib.dry_run import GIB, describe_run
@@ -44,6 +44,7 @@ def options(
     add("--dry-run", action="store_true", help="print plan, memory and resources, then stop")
     add("--profile", action="store_true", help="trace the third iteration: learners, engines and Ray's timeline")
     add("--gpu-memory-gib", type=float, default=80.0, help="memory of one GPU, for the estimates of --dry-run")
+    add("--grace-s", type=float, default=120.0, help="seconds that SIGTERM leaves for the iteration and its checkpoint")
     add("--wait-for-nodes-s", type=float, default=0.0, help="seconds to wait for nodes that are still starting")
     return parser
 
@@ -64,7 +65,8 @@ def run(
 
     Returns the run's result, None after --dry-run. Raises ValueError for a config that is not valid, and SystemExit,
     before anything starts, where the cluster has not what the config asks for, the storage path cannot be written to or
-    has no room for the checkpoints, or a run of this name is there already; also when the run has failed.
+    has no room for the checkpoints, or a run of this name is there already; also when the run has failed, or was ended
+    by SIGTERM or Ctrl-C (see preemption.py for the exit codes).
     """
     if args.profile:
         config = config.copy(copy_frozen=False)
@@ -90,7 +92,10 @@ def run(
         print("           the cluster has them")
         return None
     failure_config = failure_config or tune.FailureConfig(max_failures=3)
-    result = _tuner(config, args, checkpoint_config, failure_config, callbacks).fit()[0]
+    tuner = _tuner(config, args, checkpoint_config, failure_config, callbacks)
+    with preemption.stoppable(args.grace_s) as stop:
+        result = tuner.fit()[0]
+    preemption.exit_if_stopped(stop, [result])
     if result.error:
         raise SystemExit(f"The run failed; see {result.path}")
     print(f"results     {result.path}\ncheckpoint  {result.checkpoint.path}", flush=True)
@@ -135,7 +140,7 @@ def _tuner(
             name=args.name,
             storage_path=storage,
             stop={"training_iteration": args.iterations},
-            callbacks=[ProgressCallback(args.iterations), *callbacks],
+            callbacks=[ProgressCallback(args.iterations), preemption.StopCallback(), *callbacks],
             checkpoint_config=checkpoint_config,
             failure_config=failure_config,
             verbose=0,

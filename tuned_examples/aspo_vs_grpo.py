@@ -24,7 +24,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
 from ray.tune.search import BasicVariantGenerator
 
-from aspo_rllib import TINY_MODEL, ASPOConfig
+from aspo_rllib import TINY_MODEL, ASPOConfig, preemption
 from aspo_rllib.progress import ProgressCallback
 from aspo_rllib.report import write_report
 
@@ -48,6 +48,7 @@ parser.add_argument("--results", type=Path, default=Path("results"))
 parser.add_argument("--name", default="aspo_vs_grpo", help="the experiment's folder in --results")
 parser.add_argument("--scheduler", choices=["none", "asha", "pbt"], default="none")
 parser.add_argument("--resume", action="store_true", help="go on with an interrupted experiment of this name")
+parser.add_argument("--grace-s", type=float, default=120.0, help="what SIGTERM leaves for iterations and checkpoints")
 parser.add_argument("--smoke", action="store_true", help="2 methods, 2 seeds, 2 iterations")
 
 
@@ -115,7 +116,7 @@ def make_tuner(args: argparse.Namespace) -> tune.Tuner:
             name=args.name,
             storage_path=args.results.resolve(),
             stop={"training_iteration": args.iterations},
-            callbacks=[ProgressCallback(args.iterations)],
+            callbacks=[ProgressCallback(args.iterations), preemption.StopCallback()],
             # A trial that PBT has told to go on from another's checkpoint may get its turn much later.
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_at_end=True, num_to_keep=None if args.scheduler == "pbt" else 1
@@ -130,8 +131,11 @@ def main(args: argparse.Namespace) -> None:
     if args.smoke:
         args.iterations = 2
     ray.init(include_dashboard=False, logging_level="ERROR", logging_config=ray.LoggingConfig(log_level="ERROR"))
-    results = make_tuner(args).fit()
+    tuner = make_tuner(args)
+    with preemption.stoppable(args.grace_s) as stop:
+        results = tuner.fit()
     ray.shutdown()
+    preemption.exit_if_stopped(stop, results)
     print(f"report      {write_report(args.results / args.name)}")
     if results.errors:
         raise SystemExit(f"{len(results.errors)} trial(s) failed; the report lists them")

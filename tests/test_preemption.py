@@ -1,0 +1,167 @@
+"""Signals to a training script: SIGTERM, Ctrl-C and kill -9 leave no process behind, and --resume goes on.
+
+Run as a script, this file is the training: the bundled model, through `recipe.run`.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from safetensors.torch import load_file
+
+from aspo_rllib import TINY_MODEL, ASPOConfig, preemption
+from aspo_rllib.recipe import options, run
+
+ROOT = Path(__file__).resolve().parents[1]
+ITERATIONS, SAVED_EVERY = 8, 4
+NAME = "signals"
+parser = options(
+    "Sums.", name=NAME, model=TINY_MODEL, data="none", iterations=ITERATIONS, num_env_runners=1, num_learners=0
+)
+
+
+class Script:
+    """A training under way in a process group of its own, as a terminal starts it."""
+
+    def __init__(self, storage: Path, *arguments: str):
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--storage-path", str(storage), *arguments],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "RAY_ADDRESS": "local"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self.output = ""
+
+    def reach(self, iteration: int) -> list[psutil.Process]:
+        """Wait until this one is done and the next one is under way; the processes that the script has started."""
+        for line in self._process.stdout:
+            self.output += line
+            if f" {iteration}/{ITERATIONS} " in line:
+                return psutil.Process(self.pid).children(recursive=True)
+        raise AssertionError(self.output)
+
+    def end(self, within_s: float) -> int:
+        """Wait for the end; the exit code."""
+        output, _ = self._process.communicate(timeout=within_s)
+        self.output += output
+        return self._process.returncode
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """`start(folder, *options)`: a Script whose results go below this folder."""
+    scripts = []
+
+    def go(folder: str, *arguments: str) -> Script:
+        scripts.append(Script(tmp_path / folder, *arguments))
+        return scripts[-1]
+
+    yield go
+    for script in scripts:
+        script.kill()
+
+
+def left_of(processes: list[psutil.Process], within_s: float) -> list[psutil.Process]:
+    """Those that still run then; a zombie has ended, whether or not somebody asks for its exit code."""
+    deadline = time.monotonic() + within_s
+    left = processes
+    while left and time.monotonic() < deadline:
+        time.sleep(0.2)
+        left = [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    return left
+
+
+def results(storage: Path) -> list[dict]:
+    (file,) = storage.glob(f"{NAME}/*/result.json")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def iterations(storage: Path) -> list[int]:
+    return [result["training_iteration"] for result in results(storage)]
+
+
+def numbers(storage: Path) -> dict[int, tuple]:
+    """Of each iteration, as it was done last, what must not depend on where the run was stopped."""
+    return {
+        r["training_iteration"]: (r["tasks"], r["reward"], r["entropy"], r["held_out_accuracy"])
+        for r in results(storage)
+    }
+
+
+def weights(storage: Path) -> dict:
+    newest = max(storage.glob(f"{NAME}/*/checkpoint_*"))
+    return load_file(newest / "learner_group" / "hf" / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_three_ways_ends_as_one_that_never_was(start, tmp_path):
+    undisturbed, storage = start("undisturbed"), tmp_path / "stopped"
+
+    script = start("stopped", "--grace-s", "60")
+    started = script.reach(1)
+    kinds = " ".join(argument for process in started for argument in process.cmdline())
+    assert all(kind in kinds for kind in ("gcs_server", "raylet", "ray::ASPO", "ray::VLLMEnvRunner", "envs.grading"))
+    os.kill(script.pid, signal.SIGTERM)
+    assert script.end(within_s=75) == 0, script.output
+    assert left_of(started, within_s=10) == []
+    (saved,) = re.findall(r"2 iterations done, 2 saved in (\S+)", script.output)
+    assert [Path(saved)] == list(storage.glob(f"{NAME}/*/checkpoint_*"))
+
+    script = start("stopped", "--resume")
+    started = script.reach(5)
+    assert iterations(storage) == [1, 2, 3, 4, 5]
+    os.killpg(script.pid, signal.SIGINT)
+    assert script.end(within_s=30) == preemption.INTERRUPTED, script.output
+    assert left_of(started, within_s=10) == []
+    assert "5 iterations done, 4 saved in" in script.output and "with --resume" in script.output
+
+    script = start("stopped", "--resume")
+    started = script.reach(6)
+    agents = [p for p in started if p.name().endswith("Agent")]  # they ask Ray's dead head for a minute, then they end
+    os.kill(script.pid, signal.SIGKILL)
+    assert script.end(within_s=30) == -signal.SIGKILL
+    assert left_of([p for p in started if p not in agents], within_s=30) == []
+
+    script = start("stopped", "--resume")
+    assert script.end(within_s=120) == 0, script.output
+    assert iterations(storage) == [1, 2, 3, 4, 5, 5, 6, 5, 6, 7, 8]
+    assert left_of(agents, within_s=90) == []
+
+    assert undisturbed.end(within_s=120) == 0, undisturbed.output
+    assert numbers(storage) == numbers(tmp_path / "undisturbed")
+    stopped, whole = weights(storage), weights(tmp_path / "undisturbed")
+    assert stopped.keys() == whole.keys() and all(stopped[name].equal(whole[name]) for name in whole)
+
+
+if __name__ == "__main__":
+    args = parser.parse_args()
+    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
+    run(
+        ASPOConfig()
+        .environment("aspo/Arithmetic-v0", env_config={"digits": 3, "split": "train"})
+        .llm(model=args.model, max_prompt_tokens=32)
+        .sampling(group_size=8, max_completion_tokens=8)
+        .training(batch_prompts=16, minibatch_prompts=4, lr=1e-4)
+        .evaluation(
+            evaluation_interval=SAVED_EVERY, evaluation_duration=16, evaluation_config={"env_config": {"split": "test"}}
+        )
+        .debugging(seed=args.seed),
+        args,
+    )
