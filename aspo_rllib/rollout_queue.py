@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from aspo_rllib import health
 from aspo_rllib.advantages import informative_groups
 from aspo_rllib.types import RolloutGroup
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from aspo_rllib.task_order import TaskOrder
 
 Task = tuple[int, int]  # (position, index)
-MAX_RESAMPLING = 4  # times batch_prompts, before graders that fail end the run
+MAX_RESAMPLING = 4  # times batch_prompts, before graders or an engine that fail end the run
 _tickets = count()
 
 
@@ -114,6 +115,7 @@ class RolloutQueue:
         sampled = self._ahead.popleft().collect(config.batch_prompts if config.oversampling > 1 else None)
         while (missing := config.batch_prompts - sum(map(self.is_usable, sampled))) > 0:
             if len(sampled) >= MAX_RESAMPLING * config.batch_prompts:
+                health.check_completions(sampled)
                 raise RuntimeError(
                     f"Grading failed, after a second try each, on the completions of "
                     f"{sum(not self.is_usable(g) for g in sampled)} of {len(sampled)} prompts, task "

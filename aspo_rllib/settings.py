@@ -82,6 +82,11 @@ class ASPOSettings(TextAlgorithmConfig):
         self.evaluate_before_training = True
         self.eval_sets: dict[str, dict[str, Any]] | None = None
 
+        # fault_tolerance()
+        self.max_entropy: float | None = None
+        self.max_kl: float | None = None
+        self.on_bad_numbers = "stop"
+
     # ---- builder methods -------------------------------------------------------------------------------------
 
     def llm(
@@ -283,3 +288,32 @@ class ASPOSettings(TextAlgorithmConfig):
         super().evaluation(**rllib)
         given = {"evaluate_before_training": evaluate_before_training, "eval_sets": eval_sets}
         return self._set("evaluation", given | {"unknown": unknown})
+
+    def fault_tolerance(
+        self,
+        *,
+        max_entropy: float | None = NotProvided,
+        max_kl: float | None = NotProvided,
+        on_bad_numbers: str = NotProvided,
+        **rllib: Any,
+    ) -> Self:
+        """What to do when something fails or goes astray. Other keywords go to RLlib's `fault_tolerance`.
+
+        An iteration is bad if `entropy/mean`, `kl/sampler`, `kl/old` or `kl/ref` is not finite or above its limit here,
+        if every optimizer step was skipped for a gradient that is not finite, or if a weight is not finite. A single
+        skipped step is counted and no more.
+
+        Args:
+            max_entropy: Largest `entropy/mean`, in nats, > 0. It is that of the policy before the update. None: any
+                finite one.
+            max_kl: Largest `kl/old`, in nats per token, > 0: the k3 estimate of KL(old || new), where old is what
+                the ratio is taken to, as a mean over the update's steps. None: any finite one.
+            on_bad_numbers: What a bad iteration does: "stop" raises BadNumbersError, before engines or checkpoints get
+                the weights. "rollback" puts weights, optimizer and learning rate schedule back to the last good
+                checkpoint that the run wrote or was restored from, and goes on with the next tasks; without one, or
+                after 3 times to the same, it stops. "warn" goes on, and saves such weights, too.
+        """
+        given = dict(locals())
+        unknown = self._split_off_unknown(given.pop("rllib"), AlgorithmConfig.fault_tolerance)
+        super().fault_tolerance(**rllib)
+        return self._set("fault_tolerance", given | {"unknown": unknown})

@@ -9,7 +9,7 @@ from pathlib import Path
 from aspo_rllib import ASPOConfig
 from aspo_rllib.config import GRPOConfig
 
-METHODS = ("llm", "sampling", "training", "evaluation")
+METHODS = ("llm", "sampling", "training", "evaluation", "fault_tolerance")
 RENAMED = {"model": "llm_model"}
 HEADER = """# Settings
 
