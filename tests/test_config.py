@@ -62,8 +62,12 @@ def test_none_is_a_value_and_not_an_omission():
 
 @pytest.mark.parametrize(
     ("method", "typo", "meant"),
-    [("llm", "modle", "model"), ("sampling", "groupsize", "group_size"), ("training", "clip_hi", "clip_high")]
-    + [("fault_tolerance", "max_entrpy", "max_entropy")],
+    [
+        ("llm", "modle", "model"),
+        ("sampling", "groupsize", "group_size"),
+        ("training", "clip_hi", "clip_high"),
+        ("fault_tolerance", "max_entrpy", "max_entropy"),
+    ],
 )
 def test_an_unknown_argument_is_refused_with_the_nearest_name(method, typo, meant):
     with pytest.raises(ValueError, match=rf"{method}\(\) argument '{typo}'.*'{meant}'"):
