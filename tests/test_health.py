@@ -32,6 +32,7 @@ from aspo_rllib.health import (
 from aspo_rllib.hf_engine import TransformersEngine
 from aspo_rllib.metrics import merge_updates
 from aspo_rllib.prompts import PromptEncoder
+from aspo_rllib.weight_sync import drift
 from envs.arithmetic import ArithmeticEnv
 from envs.grading.pool import GradingPool
 
@@ -168,6 +169,12 @@ def test_completions_without_a_token_are_trained_on_without_harm(build_learners,
     assert [name for name, value in metrics.items() if not np.isfinite(value)] == []
 
 
+def test_a_probe_without_a_token_shows_no_drift():
+    nothing, some = np.zeros(0, np.float32), np.array([-1.0, -2.0], np.float32)
+    assert drift([nothing], [nothing]) == 0.0
+    assert drift([nothing, some], [nothing, some + 0.5]) == 0.5
+
+
 # ---- in the engine -----------------------------------------------------------------------------------------------
 
 
@@ -260,8 +267,8 @@ def break_engine(runner):
     runner.on_engine_thread(func)
 
 
-def reacting(algo, on_bad_numbers):
-    algo.config = algo.config.copy(copy_frozen=False).fault_tolerance(on_bad_numbers=on_bad_numbers)
+def react(algo, **fault_tolerance):
+    algo.config = algo.config.copy(copy_frozen=False).fault_tolerance(**fault_tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -305,11 +312,15 @@ def story(ray_session, make_config, weights_of, tmp_path_factory):
     fails("thrice")
     shutil.rmtree(copy)
     fails("deleted")
-    reacting(algo, "stop")
+    react(algo, on_bad_numbers="stop")
     fails("stop")
     algo.restore_from_path(events.checkpoint)
     events.state_restored = algo.get_state()["guard"]
     train()  # 8
+    react(algo, on_bad_numbers="warn", max_kl=1e-12)
+    with pytest.warns(UserWarning, match=r"(?s)kl/old=.*max_kl=1e-12.*the run goes on"):
+        train()
+    events.warned = weights_of(algo.learner_group)
     algo.env_runner_group.foreach_env_runner(break_engine, local_env_runner=False)
     algo.rollouts.set_state(algo.rollouts.get_state())  # else the next batch would be one from before
     fails("engine")
@@ -338,9 +349,14 @@ def test_after_a_rollback_the_next_tasks_are_sampled_by_the_restored_weights(sto
 
 def test_bad_iterations_and_rollbacks_are_counted_and_survive_a_checkpoint(story):
     health = [(r["health"]["bad_iterations"], r["health"]["rollbacks"]) for r in story.results]
-    assert health[:7] == [(0, 0), (0, 0), (1, 1), (1, 1), (2, 2), (2, 2), (3, 3)]
+    assert health == [(0, 0), (0, 0), (1, 1), (1, 1), (2, 2), (2, 2), (3, 3), (0, 0), (1, 0)]
     assert story.state == {"num_bad_iterations": 2, "num_rollbacks": 2}
     assert story.state_restored == {"num_bad_iterations": 0, "num_rollbacks": 0}  # as the first checkpoint has it
+
+
+def test_a_warning_changes_nothing(story, largest_difference):
+    assert story.results[-1]["sync"]["weights_version"] == 3
+    assert largest_difference(story.warned, story.saved) > 0
 
 
 @pytest.mark.parametrize(
