@@ -20,7 +20,7 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES,
 )
 
-from aspo_rllib import preflight, provenance, weight_sync
+from aspo_rllib import health, preflight, provenance, weight_sync
 from aspo_rllib.advantages import group_advantages, informative_groups, overlong_penalty
 from aspo_rllib.batching import COSTS, build_train_batches
 from aspo_rllib.checkpoints import whole_folder
@@ -29,6 +29,7 @@ from aspo_rllib.env_creators import env_creator_of
 from aspo_rllib.env_runner import load_tokenizer
 from aspo_rllib.evaluation_sets import open_sets, prompts_of
 from aspo_rllib.metrics import merge_updates, rollout_metrics, staleness_metrics
+from aspo_rllib.rollback import NumbersGuard
 from aspo_rllib.rollout_queue import RolloutQueue
 from aspo_rllib.runner_pool import RunnerPool
 from aspo_rllib.task_order import TaskOrder
@@ -58,7 +59,8 @@ class ASPO(Algorithm):
             batches = self._train_batches(groups)
         if batches:
             with self._timed("update"):
-                self._update(batches)
+                metrics = self._update(batches)
+            self.guard.check(metrics)
             with self._timed("sync"):
                 self._sync_weights()
                 self._check_sync(groups)
@@ -69,8 +71,10 @@ class ASPO(Algorithm):
     def _sample(self) -> list[RolloutGroup]:
         """A whole batch of groups, each with at least two rollouts to compare."""
         sampled = self.rollouts.next_batch()
-        num_ungraded = sum(g.num_ungraded for g in sampled)
-        self._log({"grader/errors": num_ungraded, "tasks/overlong": self.rollouts.num_overlong})
+        num_nonfinite = sum(g.num_nonfinite for g in sampled)
+        num_failed = sum(g.num_ungraded for g in sampled) - num_nonfinite
+        counts = {"grader/errors": num_failed, "sampler/nonfinite": num_nonfinite}
+        self._log(counts | {"tasks/overlong": self.rollouts.num_overlong})
         groups = list(filter(self.rollouts.is_usable, sampled))
         self._log(staleness_metrics(groups, self.weights_version))
         return groups
@@ -108,12 +112,18 @@ class ASPO(Algorithm):
         rewards = np.array([r.reward for r in group.rollouts]) + penalties
         return group_advantages([rewards], normalize_std=config.method.normalize_std)[0]
 
-    def _update(self, batches: list[TrainBatch]) -> None:
+    def _update(self, batches: list[TrainBatch]) -> dict[str, float]:
+        """One update on every learner; its metrics."""
         # RLlib would cut a single `batch` for remote learners itself; theirs come as a list.
         batch = {"batches": batches} if self.learner_group.is_remote else {"batch": batches[0]}
         results = self.learner_group.update(**batch)
-        self._log(merge_updates(results) | {"time/old_logprobs_s": max(r.old_logprobs_s for r in results)})
+        metrics = merge_updates(results) | {
+            "time/old_logprobs_s": max(r.old_logprobs_s for r in results),
+            health.NONFINITE_WEIGHTS: sum(self.learner_group.on_all(health.num_nonfinite_weights)),
+        }
+        self._log(metrics)
         self.metrics.aggregate([r.learner_metrics for r in results], key=LEARNER_RESULTS)
+        return metrics
 
     def _sync_weights(self) -> None:
         """Bring the learner's weights to every runner in service and wait until they have them."""
@@ -173,6 +183,7 @@ class ASPO(Algorithm):
         super().setup(config)
         self.runners = RunnerPool(self.env_runner_group, self.config)
         self.rollouts = RolloutQueue(self.runners, self.task_order, self.config, self._fits)
+        self.guard = NumbersGuard(self)
         self._layout = self.learner_group.on_all(lambda learner: learner.layout)[0]
         provenance.write(self)
         # RLlib's initial sync is skipped when connector states are not broadcast.
@@ -237,6 +248,7 @@ class ASPO(Algorithm):
                 "tokens/completion": sum(len(r.completion_ids) for r in rollouts),
                 "tokens/prompt": sum(len(r.prompt_ids) for r in rollouts),
                 "tasks/position": self.task_order.position,
+                **self.guard.counts(),
             }
         )
 
@@ -245,6 +257,7 @@ class ASPO(Algorithm):
     def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
         state["rollouts"] = self.rollouts.get_state()
+        state["guard"] = self.guard.get_state()
         state["iterations_trained"] = self.iterations_trained
         state["latest_evaluation"] = self._latest_evaluation
         return state
@@ -252,6 +265,7 @@ class ASPO(Algorithm):
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         self.rollouts.set_state(state["rollouts"])
+        self.guard.set_state(state["guard"])
         self.iterations_trained = state["iterations_trained"]
         self._latest_evaluation = state["latest_evaluation"]
 
@@ -263,12 +277,24 @@ class ASPO(Algorithm):
         path = Path(path if path is not None else tempfile.mkdtemp()).resolve()
         with whole_folder(path) as partial:
             super().save_to_path(partial, **kwargs)
+        self.guard.remember(path)
         return str(path)
 
     def restore_from_path(self, path: str | Path, *args, **kwargs) -> None:
         """Continue from a checkpoint; the engines hold its weights when this returns."""
         super().restore_from_path(path, *args, **kwargs)
         self._sync_weights()
+        self.guard.remember(path)
+
+    # Tune's two, around those above: their folders are temporary ones, the checkpoint is where Tune keeps it.
+    def save(self, checkpoint_dir: str | None = None):
+        result = super().save(checkpoint_dir)
+        self.guard.remember(result.checkpoint)
+        return result
+
+    def restore(self, checkpoint_path) -> None:
+        super().restore(checkpoint_path)
+        self.guard.remember(getattr(checkpoint_path, "checkpoint", checkpoint_path))
 
 
 class GRPO(ASPO):

@@ -8,6 +8,7 @@ import numpy as np
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN, EVALUATION_RESULTS
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from aspo_rllib import health
 from aspo_rllib.rollout_queue import sample_groups
 from aspo_rllib.samples import completion_rows
 from aspo_rllib.scores import scores
@@ -49,5 +50,6 @@ def summarize(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """
     graded = [group for group in groups if not group.num_ungraded]
     if not graded:
+        health.check_completions(groups)
         raise RuntimeError(f"Grading failed on all {len(groups)} prompts of the evaluation, after a second try each.")
     return scores(completion_rows(graded)) | {"ungraded_prompts": float(len(groups) - len(graded))}

@@ -155,9 +155,17 @@ class GroupSampler:
             del self._groups[serial]
             request = group.request
             verdicts = [(*group.completions[g], group.graded[g]) for g in range(size)]
-            rollouts = tuple(_rollout(request, *v) for v in verdicts if not ungraded(v[-1]))
+            finite = [v for v in verdicts if np.isfinite(v[0].sampler_logprobs).all()]
+            rollouts = tuple(_rollout(request, *v) for v in finite if not ungraded(v[-1]))
             group.future.set_result(
-                RolloutGroup(request.position, request.index, request.prompt.text, rollouts, size - len(rollouts))
+                RolloutGroup(
+                    request.position,
+                    request.index,
+                    request.prompt.text,
+                    rollouts,
+                    num_ungraded=size - len(rollouts),
+                    num_nonfinite=size - len(finite),
+                )
             )
 
     def _fail(self, error: Exception) -> None:

@@ -66,7 +66,8 @@ def tally_loss(
 
 def _tally_by_probability(tally: Tally, name: str, values: Tensor, old_logprobs: Tensor) -> None:
     """Means of `[N]` values by the tokens' old probability: bucket k is [k/10, (k+1)/10)."""
-    bucket = (old_logprobs.exp() * PROBABILITY_BUCKETS).long().clamp(max=PROBABILITY_BUCKETS - 1)
+    bucket = (old_logprobs.exp() * PROBABILITY_BUCKETS).long()
+    bucket = bucket.clamp(0, PROBABILITY_BUCKETS - 1)  # a NaN becomes any int
     zeros = torch.zeros(PROBABILITY_BUCKETS, dtype=torch.float64, device=values.device)
     sums = zeros.index_add(0, bucket, values.double())
     counts = zeros.index_add(0, bucket, torch.ones_like(values, dtype=torch.float64))
@@ -117,6 +118,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "groups/all_wrong_frac": float(np.mean([not any(c) for c in correct])),
         "length/mean": float(np.mean([len(r.completion_ids) for r in rollouts])),
         "length/max": float(max(len(r.completion_ids) for r in rollouts)),
+        "length/empty_frac": float(np.mean([not r.completion for r in rollouts])),
         "length/truncated_frac": float(np.mean([r.finish_reason == "length" for r in rollouts])),
         "repetition/frac": float(np.mean([repetition(r.completion) for r in rollouts])),
         "grader/timeouts": float(sum(r.info.get("grade_status") == "timeout" for r in rollouts)),

@@ -22,8 +22,8 @@ class TokenBatch:
     """Rollouts laid out for one forward pass: B of them, in R rows (R = B padded, R = 1 packed).
 
     input_ids: `[R, L]` int64; completion_targets: `[R, L]` bool, where a completion token stands.
-    loss_mask: `[B, T]` bool, the completions alone, left-aligned (T = longest completion). It has as many True entries
-        as completion_targets, in the same order.
+    loss_mask: `[B, T]` bool, the completions alone, left-aligned (T = longest completion, at least 1). It has as
+        many True entries as completion_targets, in the same order.
     sequences: what the decoder must be told to keep the rollouts of a row apart; empty when each row is one rollout.
     """
 
@@ -84,7 +84,7 @@ def _lengths(prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarr
 
 def _loss_mask(lengths: list[tuple[int, int]]) -> np.ndarray:
     completions = np.array([c for _, c in lengths])
-    return np.arange(completions.max()) < completions[:, None]
+    return np.arange(max(1, completions.max())) < completions[:, None]  # no quantile of nothing
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from aspo_rllib import health
 from aspo_rllib.advantages import informative_groups
 from aspo_rllib.types import RolloutGroup
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 Task = tuple[int, int]  # (position, index)
 MAX_TRIES = 3  # runners that a task may take down with it
-MAX_RESAMPLING = 4  # times batch_prompts, before graders that fail end the run
+MAX_RESAMPLING = 4  # times batch_prompts, before graders or an engine that fail end the run
 _tickets = count()
 
 
@@ -126,6 +127,7 @@ class RolloutQueue:
         sampled = self._ahead.popleft().collect(config.batch_prompts if config.oversampling > 1 else None)
         while (missing := config.batch_prompts - sum(map(self.is_usable, sampled))) > 0:
             if len(sampled) >= MAX_RESAMPLING * config.batch_prompts:
+                health.check_completions(sampled)
                 raise RuntimeError(
                     f"Grading failed, after a second try each, on the completions of "
                     f"{sum(not self.is_usable(g) for g in sampled)} of {len(sampled)} prompts, task "

@@ -78,12 +78,15 @@ class ASPOSettings(TextAlgorithmConfig):
         self.layout: str | None = None
         self.max_sync_drift: float | None = None
 
-        # fault_tolerance()
-        self.stage_timeout_s: float | None = 3600.0
-
         # evaluation()
         self.evaluate_before_training = True
         self.eval_sets: dict[str, dict[str, Any]] | None = None
+
+        # fault_tolerance()
+        self.stage_timeout_s: float | None = 3600.0
+        self.max_entropy: float | None = None
+        self.max_kl: float | None = None
+        self.on_bad_numbers = "stop"
 
     # ---- builder methods -------------------------------------------------------------------------------------
 
@@ -287,17 +290,38 @@ class ASPOSettings(TextAlgorithmConfig):
         given = {"evaluate_before_training": evaluate_before_training, "eval_sets": eval_sets}
         return self._set("evaluation", given | {"unknown": unknown})
 
-    def fault_tolerance(self, *, stage_timeout_s: float | None = NotProvided, **rllib: Any) -> Self:
-        """What happens when something fails. Other keywords go to RLlib's `fault_tolerance`.
+    def fault_tolerance(
+        self,
+        *,
+        stage_timeout_s: float | None = NotProvided,
+        max_entropy: float | None = NotProvided,
+        max_kl: float | None = NotProvided,
+        on_bad_numbers: str = NotProvided,
+        **rllib: Any,
+    ) -> Self:
+        """What to do when something fails or goes astray. Other keywords go to RLlib's `fault_tolerance`.
 
-        The ones that matter: `restart_failed_env_runners` (True: a runner that dies, raises or hangs is started anew,
+        RLlib's that matter: `restart_failed_env_runners` (True: a runner that dies, raises or hangs is started anew,
         and others sample its prompts; False: its error is raised), `env_runner_restore_timeout_s` (600: how long a run
         without any runner waits for one). A learner that fails ends the run, which Tune's FailureConfig restores.
+
+        An iteration is bad if `entropy/mean`, `kl/sampler`, `kl/old` or `kl/ref` is not finite or above its limit here,
+        if every optimizer step was skipped for a gradient that is not finite, or if a weight is not finite. A single
+        skipped step is counted and no more.
 
         Args:
             stage_timeout_s: Longest time for a stage of an iteration, > 0. Processes that take longer print where they
                 are; then a runner is restarted, and learners end the run. None: no limit.
+            max_entropy: Largest `entropy/mean`, in nats, > 0. It is that of the policy before the update. None: any
+                finite one.
+            max_kl: Largest `kl/old`, in nats per token, > 0: the k3 estimate of KL(old || new), where old is what
+                the ratio is taken to, as a mean over the update's steps. None: any finite one.
+            on_bad_numbers: What a bad iteration does: "stop" raises BadNumbersError, before engines or checkpoints get
+                the weights. "rollback" puts weights, optimizer and learning rate schedule back to the last good
+                checkpoint that the run wrote or was restored from, and goes on with the next tasks; without one, or
+                after 3 times to the same, it stops. "warn" goes on, and saves such weights, too.
         """
-        unknown = self._split_off_unknown(rllib, AlgorithmConfig.fault_tolerance)
+        given = dict(locals())
+        unknown = self._split_off_unknown(given.pop("rllib"), AlgorithmConfig.fault_tolerance)
         super().fault_tolerance(**rllib)
-        return self._set("fault_tolerance", {"stage_timeout_s": stage_timeout_s, "unknown": unknown})
+        return self._set("fault_tolerance", given | {"unknown": unknown})

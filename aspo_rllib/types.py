@@ -43,7 +43,8 @@ class RolloutGroup:
 
     position: how many prompts the run had drawn before this one; it seeds the group's sampling.
     index: the task's index in the env.
-    num_ungraded: completions that are missing here, since the grader itself failed on them, twice.
+    num_ungraded: completions that are missing here: the grader itself failed on them, twice, or they are
+    num_nonfinite: those whose log-probabilities from the engine are not all finite.
     """
 
     position: int
@@ -51,6 +52,7 @@ class RolloutGroup:
     prompt: str
     rollouts: tuple[Rollout, ...]
     num_ungraded: int = 0
+    num_nonfinite: int = 0
 
 
 @dataclass(frozen=True)

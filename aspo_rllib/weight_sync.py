@@ -62,7 +62,7 @@ def fetch(handle: WeightsHandle) -> list[tuple[str, Tensor]]:
 def drift(learner_logprobs: list[np.ndarray], engine_logprobs: list[np.ndarray]) -> float:
     """Largest absolute difference over all probe tokens, in nats; inf if any is not finite."""
     differences = [np.abs(a - b) for a, b in zip(learner_logprobs, engine_logprobs, strict=True)]
-    worst = float(np.concatenate(differences).max())  # numpy's max keeps a NaN, Python's may lose it
+    worst = float(np.concatenate(differences).max(initial=0.0))  # numpy's max keeps a NaN, Python's may lose it
     return worst if np.isfinite(worst) else float("inf")
 
 

@@ -155,7 +155,7 @@ def test_train_reports(run, key):
 
 
 OWN_METRICS = (
-    *("cap", "clip", "entropy", "grader", "groups", "kl", "length", "optim", "ratio", "repetition", "reward"),
+    *("cap", "clip", "entropy", "grader", "groups", "health", "kl", "length", "optim", "ratio", "repetition", "reward"),
     *("sampler", "sync", "tasks", "tokens", "weight"),
 )
 

@@ -62,7 +62,12 @@ def test_none_is_a_value_and_not_an_omission():
 
 @pytest.mark.parametrize(
     ("method", "typo", "meant"),
-    [("llm", "modle", "model"), ("sampling", "groupsize", "group_size"), ("training", "clip_hi", "clip_high")],
+    [
+        ("llm", "modle", "model"),
+        ("sampling", "groupsize", "group_size"),
+        ("training", "clip_hi", "clip_high"),
+        ("fault_tolerance", "max_entrpy", "max_entropy"),
+    ],
 )
 def test_an_unknown_argument_is_refused_with_the_nearest_name(method, typo, meant):
     with pytest.raises(ValueError, match=rf"{method}\(\) argument '{typo}'.*'{meant}'"):
@@ -224,6 +229,10 @@ BAD = [
     ("lr", float("nan"), "> 0"),
     ("max_tokens_per_microbatch", 0, ">= 1"),
     ("max_sync_drift", 0.0, "> 0"),
+    ("max_entropy", 0, "> 0, or None"),
+    ("max_kl", float("nan"), "> 0, or None"),
+    ("max_kl", "low", "> 0, or None"),
+    ("on_bad_numbers", "ignore", "'warn', 'stop' or 'rollback'"),
     ("drop_uniform_groups", "no", "True or False"),
     ("num_env_runners", 0, ">= 1"),
     ("evaluation_num_env_runners", 1, "expected 0"),
