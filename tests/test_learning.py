@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -28,8 +26,3 @@ def test_fifteen_iterations_lift_held_out_accuracy_from_below_040_to_above_075(t
     assert list(tmp_path.rglob("events.out.tfevents.*"))
     assert list(tmp_path.rglob("progress.csv"))
     assert list(tmp_path.rglob("checkpoint_*/learner_group/hf/model.safetensors"))
-
-
-@pytest.mark.slow
-def test_the_quickstart_learns_with_another_seed(tmp_path):
-    run_quickstart(tmp_path, "--iterations", "20", "--seed", "1")
