@@ -23,7 +23,7 @@ def positions(algo):
 @pytest.fixture(scope="module")
 def run(ray_session, make_config, tmp_path_factory):
     """Four iterations, a checkpoint, one more; after each: what was trained on, and how old it was."""
-    algo = make_config(max_staleness=MAX_STALENESS).build_algo()
+    algo = make_config(max_staleness=MAX_STALENESS).llm(engine="transformers").build_algo()
     algo.history = []
 
     def train(n):
@@ -147,7 +147,7 @@ def test_restored_batches_are_trained_whole_and_refills_ask_new_tasks(make_queue
 
 @pytest.mark.slow
 def test_at_the_cap_of_refills_the_run_goes_on(ray_session, make_config):
-    config = make_config().environment(HopelessEnv, env_config={}).sampling(max_refills=2)
+    config = make_config().environment(HopelessEnv, env_config={}).sampling(max_refills=2).llm(engine="transformers")
     config.evaluation(evaluation_config={})
     algo = config.build_algo()
     try:
