@@ -3,7 +3,6 @@
 Run as a script, this file is the training: the bundled model, through `recipe.run`.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -30,43 +29,46 @@ parser = options(
 
 
 class Script:
-    """A training under way in a process group of its own, as a terminal starts it."""
+    """A training under way in a process group of its own, as a terminal starts it; what it prints goes to a file."""
 
-    def __init__(self, storage: Path, *arguments: str):
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--storage-path", str(storage), *arguments],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "RAY_ADDRESS": "local"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def __init__(self, storage: Path, log: Path, *arguments: str):
+        self._log = log
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, "--storage-path", str(storage), *arguments],
+                env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"},
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
         self.pid = self._process.pid
-        self.output = ""
 
-    def reach(self, iteration: int) -> list[psutil.Process]:
-        """Wait until this one is done and the next one is under way; the processes that the script has started."""
-        for line in self._process.stdout:
-            self.output += line
-            if f" {iteration}/{ITERATIONS} " in line:
-                return psutil.Process(self.pid).children(recursive=True)
-        raise AssertionError(self.output)
-
-    def end(self, within_s: float) -> int:
-        """Wait for the end; the exit code."""
-        output, _ = self._process.communicate(timeout=within_s)
-        self.output += output
-        return self._process.returncode
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
 
     @property
     def iterations(self) -> list[int]:
         """Those that it has trained."""
         return [int(n) for n in re.findall(rf" (\d+)/{ITERATIONS} ", self.output) if n != "0"]  # 0: before training
 
+    def reach(self, iteration: int, within_s: float = 120) -> list[psutil.Process]:
+        """Wait until this one is done and the next one is under way; the processes that the script has started."""
+        deadline = time.monotonic() + within_s
+        while iteration not in self.iterations:
+            assert self._process.poll() is None and time.monotonic() < deadline, self.output
+            time.sleep(0.05)
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def end(self, within_s: float) -> int:
+        """Wait for the end; the exit code."""
+        return self._process.wait(within_s)
+
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """The script and, by their pact with it, its Ray."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def start(tmp_path):
     scripts = []
 
     def go(folder: str, *arguments: str) -> Script:
-        scripts.append(Script(tmp_path / folder, *arguments))
+        scripts.append(Script(tmp_path / folder, tmp_path / f"{len(scripts)}.log", *arguments))
         return scripts[-1]
 
     yield go
