@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from ray import tune
 from safetensors.torch import load_file
 
 from aspo_rllib import TINY_MODEL, ASPOConfig, preemption
@@ -124,7 +125,7 @@ def test_a_run_that_is_stopped_three_ways_ends_as_one_that_never_was(start, tmp_
     os.kill(script.pid, signal.SIGTERM)
     assert script.end(within_s=75) == 0, script.output
     assert left_of(started, within_s=10) == []
-    (saved,) = re.findall(r"2 iterations done, 2 saved in (\S+)", script.output)
+    (saved,) = re.findall(r"iteration 2 was the last, 2 is saved in (\S+)", script.output)
     assert script.iterations == [1, 2]
     assert [Path(saved)] == list(storage.glob(f"{NAME}/*/checkpoint_*"))
 
@@ -134,7 +135,7 @@ def test_a_run_that_is_stopped_three_ways_ends_as_one_that_never_was(start, tmp_
     os.killpg(script.pid, signal.SIGINT)
     assert script.end(within_s=30) == preemption.INTERRUPTED, script.output
     assert left_of(started, within_s=10) == []
-    assert "5 iterations done, 4 saved in" in script.output and "with --resume" in script.output
+    assert "iteration 5 was the last, 4 is saved in" in script.output and "with --resume" in script.output
 
     script = start("stopped", "--resume")
     started = script.reach(6)
@@ -152,6 +153,72 @@ def test_a_run_that_is_stopped_three_ways_ends_as_one_that_never_was(start, tmp_
     assert numbers(storage) == numbers(tmp_path / "undisturbed")
     stopped, whole = weights(storage), weights(tmp_path / "undisturbed")
     assert stopped.keys() == whole.keys() and all(stopped[name].equal(whole[name]) for name in whole)
+
+
+# ---- every way to end -----------------------------------------------------------------------------------------------
+
+
+class Counter(tune.Trainable):
+    def setup(self, config):
+        self.count = 0
+
+    def step(self):
+        self.count += 1
+        return {"count": self.count}
+
+    def save_checkpoint(self, checkpoint_dir):
+        Path(checkpoint_dir, "count").write_text(str(self.count))
+
+
+class Signal(tune.Callback):
+    """Sends this process a signal when the second iteration is done."""
+
+    def __init__(self, signum: int):
+        self.signum = signum
+
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        if result["training_iteration"] == 2:
+            os.kill(os.getpid(), self.signum)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signum", "grace_s", "frequency", "code", "line"),
+    [
+        (signal.SIGTERM, 60, 0, 0, "iteration 3 was the last, 3 is saved in"),
+        (signal.SIGTERM, 0, 1, 0, "iteration 2 was the last, 1 is saved in"),
+        (signal.SIGTERM, 0, 0, preemption.NOTHING_SAVED, "nothing is saved yet"),
+        (signal.SIGINT, 60, 1, preemption.INTERRUPTED, "iteration 2 was the last, 1 is saved in"),
+    ],
+)
+def test_the_exit_code_and_a_line_tell_what_is_saved(
+    ray_session, tmp_path, capfd, signum, grace_s, frequency, code, line
+):
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    tuner = tune.Tuner(
+        Counter,
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path),
+            stop={"training_iteration": 20},
+            callbacks=[preemption.StopCallback(), Signal(signum)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=frequency),
+            verbose=0,
+        ),
+    )
+    with preemption.stoppable(grace_s) as stop:
+        results = tuner.fit()
+    with pytest.raises(SystemExit) as exit_:
+        preemption.exit_if_stopped(stop, results)
+    assert exit_.value.code == code
+    assert line in capfd.readouterr().out
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == handlers
+
+
+def test_a_second_signal_ends_at_once():
+    with pytest.raises(SystemExit) as exit_, preemption.stoppable(grace_s=60):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    assert exit_.value.code == preemption.INTERRUPTED
 
 
 if __name__ == "__main__":
