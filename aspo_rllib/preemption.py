@@ -104,7 +104,8 @@ def exit_if_stopped(stop: Stop, results: Iterable[tune.Result]) -> None:
     saved = [result for result in unfinished if result.checkpoint]
     for result in saved:
         iteration = max(metrics[TRAINING_ITERATION] for _, metrics in result.best_checkpoints)
-        _say(f"{result.metrics[TRAINING_ITERATION]} iterations done, {iteration} saved in {result.checkpoint.path}")
+        last = result.metrics[TRAINING_ITERATION]
+        _say(f"iteration {last} was the last, {iteration} is saved in {result.checkpoint.path}")
     _say("the same command with --resume goes on from there" if saved else "nothing is saved yet")
     if stop.signum == signal.SIGINT:
         raise SystemExit(INTERRUPTED)

@@ -3,7 +3,6 @@
 Run as a script, this file is the training: the bundled model, through `recipe.run`.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from ray import tune
 from safetensors.torch import load_file
 
 from aspo_rllib import TINY_MODEL, ASPOConfig, preemption
@@ -30,38 +30,46 @@ parser = options(
 
 
 class Script:
-    """A training under way in a process group of its own, as a terminal starts it."""
+    """A training under way in a process group of its own, as a terminal starts it; what it prints goes to a file."""
 
-    def __init__(self, storage: Path, *arguments: str):
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--storage-path", str(storage), *arguments],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "RAY_ADDRESS": "local"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def __init__(self, storage: Path, log: Path, *arguments: str):
+        self._log = log
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, "--storage-path", str(storage), *arguments],
+                env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"},
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
         self.pid = self._process.pid
-        self.output = ""
 
-    def reach(self, iteration: int) -> list[psutil.Process]:
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def iterations(self) -> list[int]:
+        """Those that it has trained."""
+        return [int(n) for n in re.findall(rf" (\d+)/{ITERATIONS} ", self.output) if n != "0"]  # 0: before training
+
+    def reach(self, iteration: int, within_s: float = 120) -> list[psutil.Process]:
         """Wait until this one is done and the next one is under way; the processes that the script has started."""
-        for line in self._process.stdout:
-            self.output += line
-            if f" {iteration}/{ITERATIONS} " in line:
-                return psutil.Process(self.pid).children(recursive=True)
-        raise AssertionError(self.output)
+        deadline = time.monotonic() + within_s
+        while iteration not in self.iterations:
+            assert self._process.poll() is None and time.monotonic() < deadline, self.output
+            time.sleep(0.05)
+        return psutil.Process(self.pid).children(recursive=True)
 
     def end(self, within_s: float) -> int:
         """Wait for the end; the exit code."""
-        output, _ = self._process.communicate(timeout=within_s)
-        self.output += output
-        return self._process.returncode
+        return self._process.wait(within_s)
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """The script and, by their pact with it, its Ray."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
 
 @pytest.fixture
@@ -70,7 +78,7 @@ def start(tmp_path):
     scripts = []
 
     def go(folder: str, *arguments: str) -> Script:
-        scripts.append(Script(tmp_path / folder, *arguments))
+        scripts.append(Script(tmp_path / folder, tmp_path / f"{len(scripts)}.log", *arguments))
         return scripts[-1]
 
     yield go
@@ -91,10 +99,6 @@ def left_of(processes: list[psutil.Process], within_s: float) -> list[psutil.Pro
 def results(storage: Path) -> list[dict]:
     (file,) = storage.glob(f"{NAME}/*/result.json")
     return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def iterations(storage: Path) -> list[int]:
-    return [result["training_iteration"] for result in results(storage)]
 
 
 def numbers(storage: Path) -> dict[int, tuple]:
@@ -121,16 +125,17 @@ def test_a_run_that_is_stopped_three_ways_ends_as_one_that_never_was(start, tmp_
     os.kill(script.pid, signal.SIGTERM)
     assert script.end(within_s=75) == 0, script.output
     assert left_of(started, within_s=10) == []
-    (saved,) = re.findall(r"2 iterations done, 2 saved in (\S+)", script.output)
+    (saved,) = re.findall(r"iteration 2 was the last, 2 is saved in (\S+)", script.output)
+    assert script.iterations == [1, 2]
     assert [Path(saved)] == list(storage.glob(f"{NAME}/*/checkpoint_*"))
 
     script = start("stopped", "--resume")
     started = script.reach(5)
-    assert iterations(storage) == [1, 2, 3, 4, 5]
+    assert script.iterations == [3, 4, 5]
     os.killpg(script.pid, signal.SIGINT)
     assert script.end(within_s=30) == preemption.INTERRUPTED, script.output
     assert left_of(started, within_s=10) == []
-    assert "5 iterations done, 4 saved in" in script.output and "with --resume" in script.output
+    assert "iteration 5 was the last, 4 is saved in" in script.output and "with --resume" in script.output
 
     script = start("stopped", "--resume")
     started = script.reach(6)
@@ -141,13 +146,79 @@ def test_a_run_that_is_stopped_three_ways_ends_as_one_that_never_was(start, tmp_
 
     script = start("stopped", "--resume")
     assert script.end(within_s=120) == 0, script.output
-    assert iterations(storage) == [1, 2, 3, 4, 5, 5, 6, 5, 6, 7, 8]
+    assert script.iterations == [5, 6, 7, 8]
     assert left_of(agents, within_s=90) == []
 
     assert undisturbed.end(within_s=120) == 0, undisturbed.output
     assert numbers(storage) == numbers(tmp_path / "undisturbed")
     stopped, whole = weights(storage), weights(tmp_path / "undisturbed")
     assert stopped.keys() == whole.keys() and all(stopped[name].equal(whole[name]) for name in whole)
+
+
+# ---- every way to end -----------------------------------------------------------------------------------------------
+
+
+class Counter(tune.Trainable):
+    def setup(self, config):
+        self.count = 0
+
+    def step(self):
+        self.count += 1
+        return {"count": self.count}
+
+    def save_checkpoint(self, checkpoint_dir):
+        Path(checkpoint_dir, "count").write_text(str(self.count))
+
+
+class Signal(tune.Callback):
+    """Sends this process a signal when the second iteration is done."""
+
+    def __init__(self, signum: int):
+        self.signum = signum
+
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        if result["training_iteration"] == 2:
+            os.kill(os.getpid(), self.signum)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signum", "grace_s", "frequency", "code", "line"),
+    [
+        (signal.SIGTERM, 60, 0, 0, "iteration 3 was the last, 3 is saved in"),
+        (signal.SIGTERM, 0, 1, 0, "iteration 2 was the last, 1 is saved in"),
+        (signal.SIGTERM, 0, 0, preemption.NOTHING_SAVED, "nothing is saved yet"),
+        (signal.SIGINT, 60, 1, preemption.INTERRUPTED, "iteration 2 was the last, 1 is saved in"),
+    ],
+)
+def test_the_exit_code_and_a_line_tell_what_is_saved(
+    ray_session, tmp_path, capfd, signum, grace_s, frequency, code, line
+):
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    tuner = tune.Tuner(
+        Counter,
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path),
+            stop={"training_iteration": 20},
+            callbacks=[preemption.StopCallback(), Signal(signum)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=frequency),
+            verbose=0,
+        ),
+    )
+    with preemption.stoppable(grace_s) as stop:
+        results = tuner.fit()
+    with pytest.raises(SystemExit) as exit_:
+        preemption.exit_if_stopped(stop, results)
+    assert exit_.value.code == code
+    assert line in capfd.readouterr().out
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == handlers
+
+
+def test_a_second_signal_ends_at_once():
+    with pytest.raises(SystemExit) as exit_, preemption.stoppable(grace_s=60):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    assert exit_.value.code == preemption.INTERRUPTED
 
 
 if __name__ == "__main__":
