@@ -343,7 +343,7 @@ def test_a_rollback_brings_back_the_checkpoints_weights_to_learner_and_engine(st
 
 def test_after_a_rollback_the_next_tasks_are_sampled_by_the_restored_weights(story):
     assert story.positions[:28] == list(range(28))  # until the run was restored by hand
-    # Batch 2 had been begun by the weights of version 1, as allowed; batch 3 by those that went bad.
+    # Batch 3 had been begun by version 2, which is no more: it is sampled anew.
     assert story.versions[:4] == [{0}, {0}, {1}, {1}]
 
 
