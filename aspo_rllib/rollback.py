@@ -31,7 +31,8 @@ class _Saved(NamedTuple):
     @property
     def exists(self) -> bool:
         """Tune deletes what is more than `num_to_keep`."""
-        return self.checkpoint.filesystem.get_file_info(self.checkpoint.path).type != FileType.NotFound
+        learners = f"{self.checkpoint.path}/{COMPONENT_LEARNER_GROUP}"
+        return self.checkpoint.filesystem.get_file_info(learners).type != FileType.NotFound
 
 
 class NumbersGuard:

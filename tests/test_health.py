@@ -12,6 +12,7 @@ import pytest
 import torch
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
@@ -93,8 +94,8 @@ class NanFrom:
 
 def poison(learner):
     """What an overflow leaves behind."""
-    with torch.no_grad():
-        next(learner.policy.parameters())[0, :3] = torch.nan
+    weight = next(learner.policy.parameters()).data
+    (weight.to_local() if isinstance(weight, DTensor) else weight)[0, :3] = torch.nan
 
 
 @pytest.fixture
@@ -146,6 +147,14 @@ def test_broken_weights_are_found_before_and_after_the_update_and_crash_nothing(
     assert metrics[NONFINITE_WEIGHTS] == 3 and metrics["optim/skipped"] == 3
     assert told(metrics, AT_START)[:2] == ["entropy/mean", "kl/sampler"]
     assert {"optim/grad_norm", "kl/old", NONFINITE_WEIGHTS} <= set(told(metrics, OF_UPDATE))
+
+
+@pytest.mark.slow
+def test_broken_weights_are_counted_in_every_learners_shard(build_learners):
+    learners = build_learners(num_learners=2)
+    assert learners.on_all(num_nonfinite_weights) == [0, 0]
+    learners.on_all(poison)
+    assert learners.on_all(num_nonfinite_weights) == [3, 3]
 
 
 # ---- completions without a token ---------------------------------------------------------------------------------
@@ -343,7 +352,7 @@ def test_a_rollback_brings_back_the_checkpoints_weights_to_learner_and_engine(st
 
 def test_after_a_rollback_the_next_tasks_are_sampled_by_the_restored_weights(story):
     assert story.positions[:28] == list(range(28))  # until the run was restored by hand
-    # Batch 2 had been begun by the weights of version 1, as allowed; batch 3 by those that went bad.
+    # Batch 3 had been begun by version 2, which is no more: it is sampled anew.
     assert story.versions[:4] == [{0}, {0}, {1}, {1}]
 
 
