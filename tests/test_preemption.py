@@ -97,12 +97,14 @@ def left_of(processes: list[psutil.Process], within_s: float) -> list[psutil.Pro
     return left
 
 
-def numbers(storage: Path) -> dict[int, list]:
+def numbers(storage: Path) -> dict[int, list[str]]:
     """Of each iteration, as often as it was trained: what must not depend on where the run had been stopped before."""
     (file,) = storage.glob(f"{NAME}/*/result.json")
     found = defaultdict(list)
     for result in map(json.loads, file.read_text().splitlines()):
-        found[result["training_iteration"]].append([result[key] for key in ("tasks", "reward", "entropy", "optim")])
+        found[result["training_iteration"]].append(
+            json.dumps([result[k] for k in ("tasks", "reward", "entropy", "optim")])
+        )
     return found
 
 
