@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
+
 from envs.arithmetic import ArithmeticEnv
 
 
@@ -37,6 +39,18 @@ def arm_runner(algo, number, fault):
     algo.runners.call(
         lambda runner: runner.on_engine_thread(lambda sampler: fail_at_call(3, fault, sampler.engine, "step")), [number]
     )
+
+
+def processes():
+    """This one and all below it."""
+    return [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
+
+
+def assert_gone(pids):
+    deadline = time.monotonic() + 30
+    while left := [pid for pid in pids if psutil.pid_exists(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
 
 
 class FailingEnv(ArithmeticEnv):

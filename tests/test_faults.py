@@ -1,16 +1,14 @@
 """Deaths, crashes and hangs, injected for real: nothing is lost, nothing hangs, and a run's numbers stay its own."""
 
 import json
-import os
 import time
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 import torch.distributed as dist
-from faults import FailingEnv, arm_runner, crash, die, fail_at_call, hang
+from faults import FailingEnv, arm_runner, assert_gone, crash, die, fail_at_call, hang, processes
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
@@ -43,18 +41,6 @@ def config(make_config, failures):
     config = make_config().environment(FailingEnv, env_config={"failures": str(failures)})
     config.llm(engine="transformers")  # it starts in half of vLLM's time
     return config.evaluation(evaluation_config={}).fault_tolerance(stage_timeout_s=STAGE_TIMEOUT_S)
-
-
-def processes():
-    """This one and all below it."""
-    return [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
-
-
-def assert_gone(pids):
-    deadline = time.monotonic() + 30
-    while left := [pid for pid in pids if psutil.pid_exists(pid)]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from faults import FailingEnv, arm_runner, crash, die
+from faults import FailingEnv, arm_runner, assert_gone, crash, die
 
 from aspo_rllib import ASPO
 
@@ -112,10 +112,9 @@ def test_two_hundred_iterations_with_a_fault_every_twenty(ray_session, make_conf
                 print(f"iteration {soak.iteration}: {fault}", flush=True)
                 fault()
     finally:
-        processes = [pid for _, pid in soak.memory if pid != os.getpid()]
         soak.algo.stop()
     assert soak.trained == list(range(4 * ITERATIONS))
     growth = soak.growth()
     print("growth of memory:", {f"{kind} {pid}": f"{share:+.1%}" for (kind, pid), share in growth.items()})
     assert growth and max(growth.values()) < LARGEST_GROWTH
-    assert not [pid for pid in processes if psutil.pid_exists(pid)]
+    assert_gone([pid for _, pid in soak.memory if pid != os.getpid()])
