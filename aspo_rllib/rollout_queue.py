@@ -17,6 +17,7 @@ from aspo_rllib.types import RolloutGroup
 
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
+    from aspo_rllib.env_runner import VLLMEnvRunner
     from aspo_rllib.runner_pool import RunnerPool
     from aspo_rllib.task_order import TaskOrder
 
@@ -46,12 +47,12 @@ class Asked:
 
         enough: how many are wanted. Each runner gives up its slowest ones beyond its share of them. None: all.
         """
-        share = None if enough is None else math.ceil(enough / len(self._shares))
         groups: dict[int, RolloutGroup] = {}
         while True:
-            ticket = self._ticket
-            answers = self._runners.call(
-                lambda runner, ticket=ticket: runner.collect(ticket, share), list(self._shares)
+            runners = list(self._shares)
+            share = None if enough is None else math.ceil(enough / max(1, len(runners)))
+            answers: dict[int, list[RolloutGroup]] = self._runners.call(
+                methodcaller("collect", self._ticket, share), runners
             )
             groups |= {group.position: group for some in answers.values() for group in some}
             self._count_losses(answers)
@@ -62,17 +63,10 @@ class Asked:
 
     def _submit(self, tasks: Sequence[Task]) -> None:
         numbers = self._runners.ready()[: len(tasks)]
-        self._ticket = ticket = next(_tickets)
+        self._ticket = next(_tickets)
         self._shares = {number: tasks[k :: len(numbers)] for k, number in enumerate(numbers)}
-        config_ref = self._config_ref
-        answers = self._runners.call(
-            [
-                lambda runner, share=share: runner.submit(ticket, share, ray.get(config_ref))
-                for share in self._shares.values()
-            ],
-            numbers,
-        )
-        self._count_losses(answers)
+        calls = [partial(_submit_share, self._ticket, share, self._config_ref) for share in self._shares.values()]
+        self._count_losses(self._runners.call(calls, numbers))
 
     def _count_losses(self, answers: Collection[int]) -> None:
         """Note whose runners did not answer. A task that takes every runner down with it must not go round for ever."""
@@ -85,6 +79,10 @@ class Asked:
             raise RuntimeError(
                 f"{MAX_TRIES} env runners failed while they had (position, index) {worst[:8]}; the last error is above."
             ) from self._runners.last_error
+
+
+def _submit_share(ticket: int, share: Sequence[Task], config_ref: ray.ObjectRef[Any], runner: VLLMEnvRunner) -> None:
+    runner.submit(ticket, share, ray.get(config_ref))
 
 
 class RolloutQueue:
