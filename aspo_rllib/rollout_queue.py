@@ -6,7 +6,9 @@ import math
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import count
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import ray
