@@ -24,6 +24,8 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES,
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from ray.train import Checkpoint
+from ray.train._internal.checkpoint_manager import _TrainingResult
 
 from aspo_rllib import health, preflight, provenance, weight_sync
 from aspo_rllib.advantages import group_advantages, informative_groups, overlong_penalty
@@ -203,7 +205,7 @@ class ASPO(Algorithm):
         # RLlib's initial sync is skipped when connector states are not broadcast.
         self._sync_weights()
 
-    def restore_env_runners(self, env_runner_group) -> list[int]:
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """What RLlib calls before every iteration."""
         return self.runners.recover()
 
@@ -309,12 +311,13 @@ class ASPO(Algorithm):
         self.guard.remember(path)
 
     # Tune's two, around those above: their folders are temporary ones, the checkpoint is where Tune keeps it.
-    def save(self, checkpoint_dir: str | None = None):
+    def save(self, checkpoint_dir: str | None = None) -> _TrainingResult:
         result = super().save(checkpoint_dir)
+        assert result.checkpoint is not None
         self.guard.remember(result.checkpoint)
         return result
 
-    def restore(self, checkpoint_path) -> None:
+    def restore(self, checkpoint_path: str | Checkpoint | _TrainingResult) -> None:
         super().restore(checkpoint_path)
         self.guard.remember(getattr(checkpoint_path, "checkpoint", checkpoint_path))
 

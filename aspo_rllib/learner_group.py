@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
@@ -16,6 +16,10 @@ from aspo_rllib.types import TrainBatch, UpdateResult
 from aspo_rllib.watchdog import patience_s
 from aspo_rllib.weight_sync import WeightsHandle
 
+if TYPE_CHECKING:
+    from aspo_rllib.config import ASPOConfig
+    from aspo_rllib.learner import ASPOTorchLearner
+
 T = TypeVar("T")
 
 
@@ -26,6 +30,7 @@ class ASPOLearnerGroup(LearnerGroup):
     """
 
     _weights: WeightsHandle | None = None
+    config: ASPOConfig
     _workers: list[Any]  # actors
 
     def on_all(self, func: Callable[[Any], T]) -> list[T]:
@@ -114,5 +119,5 @@ class ASPOLearnerGroup(LearnerGroup):
         self.on_all(lambda learner: learner.load_checkpoint(path))
 
 
-def _update(learner, data: TrainingData) -> UpdateResult:
+def _update(learner: ASPOTorchLearner, data: TrainingData) -> UpdateResult:
     return learner.update(training_data=data)

@@ -10,8 +10,11 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
 
 from ray import tune
+from ray.train import Checkpoint
 from ray.tune.experiment import Trial
 from ray.tune.result import SHOULD_CHECKPOINT, TRAINING_ITERATION
 
@@ -31,7 +34,7 @@ class Stop:
         self._grace_s = grace_s
         self._deadline_s = 0.0
 
-    def on_signal(self, signum: int, frame) -> None:
+    def on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
             raise SystemExit(128 + signum)
         self.signum = signum
@@ -56,15 +59,19 @@ _stop: Stop | None = None  # not the callback's: Tune pickles that, and a resume
 class StopCallback(tune.Callback):
     """Does within Tune what the signals asked for; one of the callbacks of every run below `stoppable`."""
 
-    def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
         if _stop and _stop.wants(trial):
             result[SHOULD_CHECKPOINT] = True
 
-    def on_checkpoint(self, iteration, trials, trial, checkpoint, **info) -> None:
+    def on_checkpoint(
+        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Checkpoint, **info: Any
+    ) -> None:
         if _stop and _stop.wants(trial):
             _stop.saved.add(trial.trial_id)
 
-    def on_step_end(self, iteration, trials, **info) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         if _stop and _stop.is_due(trials):
             # Tune's good order: the loop ends, the experiment's state is stored, trials stay unfinished.
             signal.raise_signal(signal.SIGUSR1)
@@ -98,11 +105,12 @@ def exit_if_stopped(stop: Stop, results: Iterable[tune.Result]) -> None:
 
     Its code: 0 after SIGTERM, but NOTHING_SAVED where there is no checkpoint to go on from; INTERRUPTED after Ctrl-C.
     """
-    unfinished = [result for result in results if not result.error and not result.metrics.get("done")]
+    unfinished = [result for result in results if not result.error and not (result.metrics or {}).get("done")]
     if stop.signum is None or not unfinished:
         return
     saved = [result for result in unfinished if result.checkpoint]
     for result in saved:
+        assert result.metrics and result.checkpoint and result.best_checkpoints
         iteration = max(metrics[TRAINING_ITERATION] for _, metrics in result.best_checkpoints)
         last = result.metrics[TRAINING_ITERATION]
         _say(f"iteration {last} was the last, {iteration} is saved in {result.checkpoint.path}")

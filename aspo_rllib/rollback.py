@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyarrow.fs import FileType
 from ray.rllib.core import COMPONENT_LEARNER_GROUP
-from ray.tune import Checkpoint
+from ray.train import Checkpoint
 
 from aspo_rllib.health import AT_START, OF_UPDATE, BadNumbersError, find_nonfinite_weights, find_problems
 
@@ -32,7 +32,8 @@ class _Saved(NamedTuple):
     def exists(self) -> bool:
         """Tune deletes what is more than `num_to_keep`."""
         learners = f"{self.checkpoint.path}/{COMPONENT_LEARNER_GROUP}"
-        return self.checkpoint.filesystem.get_file_info(learners).type != FileType.NotFound
+        assert self.checkpoint.filesystem is not None
+        return bool(self.checkpoint.filesystem.get_file_info(learners).type != FileType.NotFound)
 
 
 class NumbersGuard:

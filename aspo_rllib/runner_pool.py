@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import ray
@@ -61,9 +62,9 @@ class RunnerPool:
             func if callable(func) else list(func),
             remote_actor_ids=runners,
             timeout_seconds=patience_s(self._config.stage_timeout_s),
-        )
-        answers = {result.actor_id: result.get() for result in results if result.ok}
-        errors = {result.actor_id: result.get() for result in results if not result.ok}
+        ).result_or_errors
+        answers: dict[int, T] = {result.actor_id: result.get() for result in results if result.ok}
+        errors: dict[int, Exception] = {result.actor_id: result.get() for result in results if not result.ok}
         silent = asked - answers.keys() - errors.keys()
         limit = self._config.stage_timeout_s
         errors |= {n: TimeoutError(f"no answer within stage_timeout_s={limit}") for n in silent}
@@ -74,7 +75,7 @@ class RunnerPool:
     def load(self, handle: WeightsHandle) -> None:
         """Bring these weights to every runner, now or when it comes back; waits until those in service have them."""
         self._handle = handle
-        versions = self.call(lambda runner: runner.set_state({COMPONENT_RL_MODULE: handle}) or runner.weights_version)
+        versions = self.call(partial(_load, handle))
         assert all(version == handle.version for version in versions.values()), versions
 
     def recover(self) -> list[int]:
@@ -116,11 +117,10 @@ class RunnerPool:
             healthy_only=False,
             timeout_seconds=self._config.env_runner_health_probe_timeout_s,
             mark_healthy=True,
-        )
+        ).result_or_errors
         back = [result.actor_id for result in results if result.ok]
         if back and self._handle is not None:
-            handle = self._handle
-            back = list(self.call(lambda runner: runner.set_state({COMPONENT_RL_MODULE: handle}), back))
+            back = list(self.call(partial(_load, self._handle), back))
         return back, sum(isinstance(result.get(), ActorDiedError) for result in results if not result.ok)
 
     def _lose(self, number: int, error: Exception) -> None:
@@ -134,3 +134,9 @@ class RunnerPool:
         if not isinstance(error, RayActorError):
             # It lives, but after an exception its engine and env are not to be trusted.
             ray.kill(self._actors.actors()[number], no_restart=False)
+
+
+def _load(handle: WeightsHandle, runner: VLLMEnvRunner) -> int:
+    """Returns the version that the runner has then."""
+    runner.set_state({COMPONENT_RL_MODULE: handle})
+    return runner.weights_version

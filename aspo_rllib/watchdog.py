@@ -31,8 +31,7 @@ def watch(stage: str, limit_s: float | None) -> Iterator[None]:
 
 def _tell(stage: str, limit_s: float) -> None:
     print(f"{stage}: longer than stage_timeout_s={limit_s:g}. The stacks of its threads:", file=sys.stderr, flush=True)
-    # Not sys.stderr, which has no file behind it where it is captured.
-    faulthandler.dump_traceback(sys.__stderr__)
+    faulthandler.dump_traceback(2)  # not sys.stderr, which has no file behind it where it is captured
 
 
 def patience_s(limit_s: float | None) -> float | None:
