@@ -24,8 +24,8 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES,
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
-from ray.train import Checkpoint
 from ray.train._internal.checkpoint_manager import _TrainingResult
+from ray.tune import Checkpoint
 
 from aspo_rllib import health, preflight, provenance, weight_sync
 from aspo_rllib.advantages import group_advantages, informative_groups, overlong_penalty
@@ -319,7 +319,9 @@ class ASPO(Algorithm):
 
     def restore(self, checkpoint_path: str | Checkpoint | _TrainingResult) -> None:
         super().restore(checkpoint_path)
-        self.guard.remember(getattr(checkpoint_path, "checkpoint", checkpoint_path))
+        checkpoint = checkpoint_path.checkpoint if isinstance(checkpoint_path, _TrainingResult) else checkpoint_path
+        assert checkpoint is not None
+        self.guard.remember(checkpoint)
 
 
 class GRPO(ASPO):
