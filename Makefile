@@ -32,7 +32,7 @@ test-oldest: install  ## tests with the oldest dependencies that pyproject.toml 
 	rm -r $(OUTSIDE)
 
 lint: install
-	$(BIN)/ruff check && $(BIN)/ruff format --check
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 
 install: $(VENV)/installed
 

@@ -17,7 +17,7 @@ def informative_groups(correct: ArrayLike) -> NDArray[np.bool_]:
     correct = np.asarray(correct)
     if correct.ndim != 2 or correct.dtype != np.bool_:
         raise ValueError(f"correct must be bool [prompts, group_size], got {correct.dtype} {correct.shape}")
-    return correct.any(axis=1) & ~correct.all(axis=1)
+    return np.asarray(correct.any(axis=1) & ~correct.all(axis=1))
 
 
 def overlong_penalty(
@@ -64,4 +64,4 @@ def group_advantages(rewards: ArrayLike, *, normalize_std: bool) -> NDArray[np.f
         # The mean of equal numbers may be off by one ulp, which 1 / (std + 1e-6) then magnifies.
         mean = np.where((rewards == rewards[:, :1]).all(axis=1, keepdims=True), rewards[:, :1], mean)
     advantages = (rewards - mean) / (std + 1e-6) if normalize_std else rewards - mean
-    return advantages.astype(np.float32)
+    return np.asarray(advantages, dtype=np.float32)

@@ -5,34 +5,49 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import gymnasium as gym
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.connectors.env_to_module import EnvToModulePipeline
 from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.util.debug import log_once
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
+    from ray.util.placement_group import PlacementGroup
+
+    from aspo_rllib.learner import ASPOTorchLearner
+    from aspo_rllib.learner_group import ASPOLearnerGroup
 
 
 class TextAlgorithmConfig(AlgorithmConfig):
     """An AlgorithmConfig whose env runners are vLLM engines and whose module is a causal LM.
 
-    Subclasses set `llm_model` and `trust_remote_code`, and build their own fields on `_set`.
+    Subclasses set the fields that are declared here, and build them and others on `_set`.
     """
 
-    def __init__(self, algo_class=None):
+    algo_class: type[Algorithm]
+    llm_model: str | None
+    trust_remote_code: bool
+    lora: dict[str, Any] | None
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class)
         from aspo_rllib.env_runner import VLLMEnvRunner
         from aspo_rllib.evaluation import evaluate
 
-        self.env_runner_cls = VLLMEnvRunner
-        self.custom_evaluation_function = evaluate
+        # RLlib declares some fields by their defaults alone: None here is no type.
+        self.env_runner_cls = VLLMEnvRunner  # type: ignore[assignment]
+        self.custom_evaluation_function = evaluate  # type: ignore[assignment]
         self.evaluation_duration = 128
         self.num_env_runners = 1
         self.create_local_env_runner = False  # it would need an engine of its own on the driver
-        self.sample_timeout_s = None  # RLlib's 60 s silently discards what comes later
+        self.sample_timeout_s = None  # type: ignore[assignment]  # RLlib's 60 s silently discards what comes later
         self.restart_failed_env_runners = False  # a failing env raises in train(), with its traceback
-        self.merge_env_runner_states = False  # there are no connector states
+        self.merge_env_runner_states = False  # type: ignore[assignment]  # there are no connector states
         self.broadcast_env_runner_states = False
 
     def validate(self) -> None:
@@ -58,26 +73,43 @@ class TextAlgorithmConfig(AlgorithmConfig):
             },
         )
 
-    def get_default_learner_class(self):
+    def get_default_learner_class(self) -> type[ASPOTorchLearner]:
         from aspo_rllib.learner import ASPOTorchLearner
 
         return ASPOTorchLearner
 
-    def build_learner_group(self, *, env=None, spaces=None, rl_module_spec=None, placement_group=None):
+    def build_learner_group(
+        self,
+        *,
+        env: Any = None,
+        spaces: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] | None = None,
+        rl_module_spec: RLModuleSpec | MultiRLModuleSpec | None = None,
+        placement_group: PlacementGroup | None = None,
+    ) -> ASPOLearnerGroup:
         from aspo_rllib.learner_group import ASPOLearnerGroup
 
         spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
         return ASPOLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
 
     # Rollouts are text and token lists: nothing is to be padded into arrays on the way.
-    def build_env_to_module_connector(self, env=None, spaces=None, device=None):
+    def build_env_to_module_connector(
+        self, env: Any = None, spaces: Any = None, device: Any = None
+    ) -> EnvToModulePipeline:
         return EnvToModulePipeline(input_observation_space=None, input_action_space=None, connectors=[])
 
-    def build_module_to_env_connector(self, env=None, spaces=None):
+    def build_module_to_env_connector(self, env: Any = None, spaces: Any = None) -> ModuleToEnvPipeline:
         return ModuleToEnvPipeline(input_observation_space=None, input_action_space=None, connectors=[])
 
-    def build_learner_connector(self, input_observation_space, input_action_space, device=None):
-        return None
+    def build_learner_connector(  # type: ignore[override]
+        self, input_observation_space: Any, input_action_space: Any, device: Any = None
+    ) -> None:
+        """None: the driver has decided every cut, see `ASPOTorchLearner.update`."""
+
+    def get_evaluation_config_object(self) -> Self:
+        """As RLlib's, whose result may be any config, or None."""
+        evaluation_config = super().get_evaluation_config_object()
+        assert isinstance(evaluation_config, type(self))
+        return evaluation_config
 
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
@@ -95,7 +127,7 @@ class TextAlgorithmConfig(AlgorithmConfig):
         return self
 
     @staticmethod
-    def _split_off_unknown(kwargs: dict[str, Any], method: Callable) -> dict[str, Any]:
+    def _split_off_unknown(kwargs: dict[str, Any], method: Callable[..., Any]) -> dict[str, Any]:
         """Remove what `method` does not take from `kwargs`, and return that."""
         known = inspect.signature(method).parameters
         return {name: kwargs.pop(name) for name in list(kwargs) if name not in known}

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from transformers import AutoTokenizer
 
@@ -87,7 +88,7 @@ def load_state(
         optim_state_dict=state["optimizer"],
         options=StateDictOptions(strict=False),
     )
-    return state["counters"]
+    return dict(state["counters"])
 
 
 def _check_saved(path: Path, weights: dict[str, Tensor], wants_reference: bool) -> None:
@@ -106,7 +107,9 @@ def _check_saved(path: Path, weights: dict[str, Tensor], wants_reference: bool) 
             )
     prefix = "model."
     saved = {
-        n.removeprefix(prefix): tuple(m.size) for n, m in metadata.state_dict_metadata.items() if n.startswith(prefix)
+        name.removeprefix(prefix): tuple(stored.size)
+        for name, stored in metadata.state_dict_metadata.items()
+        if name.startswith(prefix) and isinstance(stored, TensorStorageMetadata)
     }
     _compare(path, saved, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     if wants_reference and not any(name.startswith("reference.") for name in metadata.state_dict_metadata):
@@ -116,7 +119,7 @@ def _check_saved(path: Path, weights: dict[str, Tensor], wants_reference: bool) 
         )
 
 
-def _compare(path: Path, saved: dict[str, tuple], ours: dict[str, tuple]) -> None:
+def _compare(path: Path, saved: dict[str, tuple[int, ...]], ours: dict[str, tuple[int, ...]]) -> None:
     """Raise ValueError at the first weight, by name, that only one side has or that has two shapes."""
     had_adapters, have_adapters = (any(".lora_" in name for name in side) for side in (saved, ours))
     remedy = "Restore with the llm_model and lora of the run that wrote it."
@@ -129,7 +132,9 @@ def _compare(path: Path, saved: dict[str, tuple], ours: dict[str, tuple]) -> Non
             raise ValueError(f"checkpoint {path}: {name} is {theirs}, in this run {own}. {remedy}")
 
 
-def _state(policy, optimizer, counters, reference) -> dict[str, Any]:
+def _state(
+    policy: Policy, optimizer: torch.optim.Optimizer, counters: dict[str, int], reference: dict[str, Tensor] | None
+) -> dict[str, Any]:
     model_state, optimizer_state = get_state_dict(policy, optimizer)
     # Under adapters the base model stays what its own folder holds. A tied head has two names.
     frozen = {name for name, p in policy.named_parameters(remove_duplicate=False) if not p.requires_grad}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
+from ray.rllib.algorithms.algorithm import Algorithm
+
 from aspo_rllib import validation
 from aspo_rllib.losses import Loss, resolve_loss
 from aspo_rllib.plan import describe_plan
@@ -28,10 +30,10 @@ class ASPOConfig(ASPOSettings):
     ```
     """
 
-    def __init__(self, algo_class=None):
-        if algo_class is None:
-            from aspo_rllib.aspo import ASPO as algo_class
-        super().__init__(algo_class=algo_class)
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        from aspo_rllib.aspo import ASPO
+
+        super().__init__(algo_class=algo_class or ASPO)
 
     # ---- presets ---------------------------------------------------------------------------------------------
 
@@ -72,6 +74,12 @@ class ASPOConfig(ASPOSettings):
         )
 
     # ---- what a run resolves to ------------------------------------------------------------------------------
+
+    @property
+    def base_model(self) -> str:
+        """`llm_model`, which every run has."""
+        assert self.llm_model is not None  # `validate` refuses it
+        return self.llm_model
 
     @property
     def method(self) -> Loss:
@@ -119,8 +127,8 @@ class ASPOConfig(ASPOSettings):
 class GRPOConfig(ASPOConfig):
     """The same algorithm with `loss="grpo"`: the baseline, on the same data path."""
 
-    def __init__(self, algo_class=None):
-        if algo_class is None:
-            from aspo_rllib.aspo import GRPO as algo_class
-        super().__init__(algo_class=algo_class)
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        from aspo_rllib.aspo import GRPO
+
+        super().__init__(algo_class=algo_class or GRPO)
         self.loss = "grpo"

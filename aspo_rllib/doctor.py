@@ -29,7 +29,7 @@ from ray._common.utils import get_ray_address_file
 
 from aspo_rllib import TINY_MODEL, preflight, weight_sync
 from aspo_rllib.config import ASPOConfig
-from aspo_rllib.engine import VLLMEngine
+from aspo_rllib.engine import Completion, VLLMEngine
 from aspo_rllib.env_runner import CPU_KV_CACHE_BYTES, load_tokenizer
 from aspo_rllib.model import Policy, full_weights, load_policy
 from aspo_rllib.packing import LAYOUTS
@@ -86,7 +86,7 @@ def _is_met(requirement: Requirement) -> bool:
 def duplicates() -> Finding:
     """Packages that two folders of the path hold: which one is imported depends on their order."""
     installed = [dist for dist in metadata.distributions() if dist.read_text("METADATA")]  # not source folders
-    folders = {dist: Path(dist.locate_file("")).resolve() for dist in installed}
+    folders = {dist: Path(str(dist.locate_file(""))).resolve() for dist in installed}
     places = defaultdict(set)
     for dist, folder in folders.items():
         # Below another folder of the path lie copies that a package (ray, setuptools) has brought for itself.
@@ -192,7 +192,7 @@ def engine(model: str) -> Finding:
 
 
 def _drift_after_sync(config: ASPOConfig) -> float:
-    policy = _changed_policy(config.llm_model)
+    policy = _changed_policy(config.base_model)
     tokenizer, stop = load_tokenizer(config)
     questions = [[{"role": "user", "content": f"{n}+{n}="}] for n in range(PROBE_PROMPTS)]
     prompts = [
@@ -200,7 +200,7 @@ def _drift_after_sync(config: ASPOConfig) -> float:
         for q in questions
     ]
     vllm = VLLMEngine(
-        config.llm_model,
+        config.base_model,
         dtype=config.dtype,
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,
@@ -213,7 +213,7 @@ def _drift_after_sync(config: ASPOConfig) -> float:
         vllm.load_weights(list(full_weights(policy).items()))
         for n, ids in enumerate(prompts):
             vllm.submit(str(n), ids, temperature=1.0, top_p=1.0, max_tokens=PROBE_TOKENS, stop_token_ids=stop, seed=n)
-        finished = {}
+        finished: dict[str, Completion] = {}
         while vllm.busy:
             finished |= {done.request_id: done for done in vllm.step()}
     finally:

@@ -12,15 +12,18 @@ import os
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from aspo_rllib.lora import MAX_RANK, max_rank, write_adapters
+
+if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
 
 # vLLM reads these when it is imported.
 _VLLM_ENVIRONMENT = {
@@ -105,6 +108,8 @@ class Engine(ABC):
 
 class WeightLoader:
     """vLLM worker extension: replaces all weights in place, between two engine steps."""
+
+    reload_weights: Callable[..., None]  # of the worker, to which vLLM adds this class as a base
 
     def load(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
         # reload_weights, not model.load_weights: it also rebuilds what the engine derived from the weights (packed
@@ -207,7 +212,7 @@ class VLLMEngine(Engine):
 
     @property
     def busy(self) -> bool:
-        return self._llm.llm_engine.has_unfinished_requests()
+        return bool(self._llm.llm_engine.has_unfinished_requests())
 
     def abort(self, request_ids: Iterable[str]) -> None:
         self._llm.llm_engine.abort_request(list(request_ids))
@@ -219,6 +224,7 @@ class VLLMEngine(Engine):
     def load_adapters(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
         # vLLM takes adapters from a folder only; it has read them when add_lora returns.
         with tempfile.TemporaryDirectory(prefix="aspo-adapters-") as folder:
+            assert self._lora is not None
             write_adapters(Path(folder), named_tensors, self._lora)
             loaded = self._llm.llm_engine.add_lora(self._lora_request("policy", 1, folder, load_inplace=True))
             assert loaded
@@ -236,7 +242,7 @@ class VLLMEngine(Engine):
         del self._llm
 
     @staticmethod
-    def _completion(out) -> Completion:
+    def _completion(out: RequestOutput) -> Completion:
         sample = out.outputs[0]
         logprobs = np.asarray(sample.logprobs.logprobs, dtype=np.float32)
         assert len(logprobs) == len(sample.token_ids), (len(logprobs), len(sample.token_ids))

@@ -11,17 +11,22 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.error import EnvError
 
+from envs.grading.pool import WorkerContext
 
-def env_creator_of(config: AlgorithmConfig) -> Callable[[EnvContext], gym.Env]:
+EnvCreator = Callable[[EnvContext | WorkerContext], gym.Env[str, str]]
+
+
+def env_creator_of(config: AlgorithmConfig) -> EnvCreator:
     """What RLlib makes the env of a config with; the ids "aspo/..." are known without an import."""
     env = config.env
     # They are registered by the package `envs`, which Gymnasium imports for an id in this form.
     if isinstance(env, str) and env.startswith("aspo/"):
         env = f"envs:{env}"
-    return Algorithm._get_env_id_and_creator(env, config)[1]
+    creator: EnvCreator = Algorithm._get_env_id_and_creator(env, config)[1]  # type: ignore[assignment]  # may give None
+    return creator
 
 
-def make_env(config: AlgorithmConfig) -> gym.Env:
+def make_env(config: AlgorithmConfig) -> gym.Env[str, str]:
     """The env of a config, made here.
 
     Raises ValueError for an id that nobody registered, with the nearest one, and for an argument that the env does not
@@ -30,7 +35,7 @@ def make_env(config: AlgorithmConfig) -> gym.Env:
     try:
         return env_creator_of(config)(EnvContext(config.env_config, worker_index=0))
     except EnvError:
-        raise ValueError(f"env={config.env!r}: no env has this id.{_nearest(config.env)}") from None
+        raise ValueError(f"env={config.env!r}: no env has this id.{_nearest(str(config.env))}") from None
     except ModuleNotFoundError as error:
         raise ValueError(f"env={config.env!r}: {error} The part before the colon is what is imported.") from error
     except TypeError as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -174,12 +175,12 @@ def _sample(config: ASPOConfig, evaluation_config: ASPOConfig, tasks: Sequence[T
         num_gpus=config.num_gpus_per_env_runner,
         resources=config.custom_resources_per_env_runner,
     )(VLLMEnvRunner)
-    runners = [
+    runners: list[Any] = [  # actors, whose methods get their `remote` at run time
         runner_class.remote(config=config, env_creator=env_creator_of(config), worker_index=n + 1)
         for n in range(min(config.num_env_runners, len(waiting)))
     ]
     evaluation_ref = ray.put(evaluation_config)
-    running = {}
+    running: dict[ray.ObjectRef[Any], Any] = {}
     try:
         idle = list(runners)
         while waiting or running:
@@ -256,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if data is not None:
         args["env_config"] = {**args["env_config"], "data": data}
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     try:
         numbers = evaluate(Settings(**args), out, **env_runners)
     except ValueError as error:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from transformers import PreTrainedTokenizerBase
+
 from aspo_rllib.env_creators import make_env
 from aspo_rllib.prompts import PromptEncoder, check_prompts
 
@@ -59,7 +61,7 @@ def set_configs(config: ASPOConfig) -> dict[str, ASPOConfig]:
 
     A set that names its env has an env_config of its own; the training env's is not for it.
     """
-    configs = {}
+    configs: dict[str, ASPOConfig] = {}
     for name, settings in (config.eval_sets or {DEFAULT_SET: {}}).items():
         configs[name] = config.get_evaluation_config_object()
         configs[name].eval_sets = None
@@ -81,7 +83,7 @@ def open_sets(config: ASPOConfig, make_prompts: Callable[[ASPOConfig], PromptEnc
     return sets
 
 
-def prompts_of(config: ASPOConfig, tokenizer) -> PromptEncoder:
+def prompts_of(config: ASPOConfig, tokenizer: PreTrainedTokenizerBase) -> PromptEncoder:
     """The prompts of a config's env, made here. Raises ValueError as `make_env` and `check_prompts`."""
     prompts = PromptEncoder(make_env(config), tokenizer)
     try:

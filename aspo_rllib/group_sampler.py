@@ -10,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from aspo_rllib.engine import Completion, Engine
 from aspo_rllib.types import Rollout, RolloutGroup
@@ -49,7 +50,9 @@ class _Group:
 class GroupSampler:
     """Drives one engine. Its calls must not overlap: `SteppingThread` makes them between two steps."""
 
-    def __init__(self, engine: Engine, tokenizer, stop_token_ids: Sequence[int], base_seed: int):
+    def __init__(
+        self, engine: Engine, tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int], base_seed: int
+    ):
         self.engine = engine
         self._generate_s = self._grade_s = 0.0
         self._tokenizer = tokenizer
@@ -103,7 +106,7 @@ class GroupSampler:
         except Exception as error:
             self._fail(error)
             raise
-        return list(self._probes.values())
+        return [completion for completion in self._probes.values() if completion is not None]
 
     def take_times(self) -> dict[str, float]:
         """Seconds since the last call in which the engine generated, and in which only the graders worked."""
@@ -111,8 +114,8 @@ class GroupSampler:
         self._generate_s = self._grade_s = 0.0
         return times
 
-    def _submit(self, request_id: str, prompt_ids: np.ndarray, config, seed: int, **overrides: Any) -> None:
-        settings = {
+    def _submit(self, request_id: str, prompt_ids: np.ndarray, config: ASPOConfig, seed: int, **overrides: Any) -> None:
+        settings: dict[str, Any] = {
             "temperature": config.temperature,
             "top_p": config.top_p,
             "max_tokens": config.max_completion_tokens,
@@ -145,6 +148,7 @@ class GroupSampler:
         serial, g = self._requests.pop(completion.request_id)
         group = self._groups[serial]
         text = self._tokenizer.decode(completion.completion_ids, skip_special_tokens=True)
+        assert isinstance(text, str)  # a list only for several completions
         group.completions[g] = (completion, text)
         group.request.pool.submit((serial, g), group.request.index, text)
 

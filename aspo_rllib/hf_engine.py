@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import AutoModelForCausalLM, DynamicCache, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aspo_rllib import lora as adapters
@@ -51,6 +51,7 @@ class _Request:
         return "length" if len(self.ids) == self.max_tokens else None
 
     def completion(self) -> Completion:
+        assert self.finish_reason is not None
         return Completion(
             request_id=self.request_id,
             completion_ids=np.asarray(self.ids[self.prompt_tokens :], dtype=np.int32),
@@ -193,6 +194,7 @@ class TransformersEngine(Engine):
     def _decode(self) -> Tensor:
         """Logits of every running request's next token, `[B, vocabulary]` float32."""
         cached = torch.tensor([r.cached_tokens for r in self._running], device=self._device)
+        assert self._cache is not None  # by _admit
         output = self._model(
             input_ids=torch.tensor([r.ids[-1:] for r in self._running], device=self._device),
             attention_mask=_left_padded_mask(cached + 1, self._cache.get_seq_length() + 1),
@@ -200,7 +202,8 @@ class TransformersEngine(Engine):
             past_key_values=self._cache,
             use_cache=True,
         )
-        return output.logits[:, -1].float()
+        logits: Tensor = output.logits[:, -1]
+        return logits.float()
 
     def _keep(self, rows: list[int]) -> None:
         """Forget all running requests but these."""
@@ -232,7 +235,7 @@ class TransformersEngine(Engine):
         torch.cuda.empty_cache()
 
 
-def _check_layers(config, model: str) -> None:
+def _check_layers(config: PreTrainedConfig, model: str) -> None:
     """Raise ValueError for models whose cache is more than keys and values, such as those with linear attention."""
     kinds = {type(layer) for layer in DynamicCache(config=config).layers} - {DynamicLayer, DynamicSlidingWindowLayer}
     if kinds:
@@ -243,7 +246,7 @@ def _check_layers(config, model: str) -> None:
 
 def _parts(prefixes: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
     """What one forward pass takes at a time of prefixes that are sorted by length: PREFILL_TOKENS, or one prefix."""
-    part = []
+    part: list[tuple[int, ...]] = []
     for prefix in prefixes:
         if part and len(prefix) * (len(part) + 1) > PREFILL_TOKENS:
             yield part
@@ -273,6 +276,7 @@ def _stacked(caches: list[DynamicCache]) -> DynamicCache:
 def _select(cache: DynamicCache, rows: list[int], width: int) -> None:
     """Leave these rows and the last `width` positions."""
     for layer in cache.layers:
+        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
         layer.keys = layer.keys[rows, :, -width:]
         layer.values = layer.values[rows, :, -width:]
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.tensor import DTensor
 
 from aspo_rllib import checkpoints, mismatch, weight_sync
 from aspo_rllib.layers import compile_layers, recompute_layers
@@ -26,19 +31,33 @@ from aspo_rllib.microbatch import Microbatch, build_microbatch
 from aspo_rllib.model import Policy, full_weights, load_policy
 from aspo_rllib.packing import LAYOUTS, TokenBatch, resolve_layout
 from aspo_rllib.reference import AdapterReference, ModelReference
+from aspo_rllib.rl_module import CausalLMModule
 from aspo_rllib.sharding import awaits_weights, shard_policy
 from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
+
+if TYPE_CHECKING:
+    from aspo_rllib.config import ASPOConfig
+
+T = TypeVar("T")
+
+
+def _policy_of(module: MultiRLModule) -> Policy:
+    causal_lm = module[DEFAULT_MODULE_ID]
+    assert isinstance(causal_lm, CausalLMModule)
+    return causal_lm.policy
 
 
 class ASPOTorchLearner(TorchLearner):
     """RLlib's TorchLearner for completions: FSDP2 instead of DDP, TrainBatch instead of padded episodes."""
+
+    config: ASPOConfig
 
     # ---- set-up ----------------------------------------------------------------------------------------------
 
     @property
     def policy(self) -> Policy:
         """The policy being trained."""
-        return self.module[DEFAULT_MODULE_ID].policy
+        return _policy_of(self.module)
 
     def build(self) -> None:
         super().build()
@@ -51,15 +70,15 @@ class ASPOTorchLearner(TorchLearner):
         if self.config.lora is not None:
             return AdapterReference(self.policy)
         initial = load_policy(
-            self.config.llm_model, trust_remote_code=self.config.trust_remote_code, meta=awaits_weights()
+            self.config.base_model, trust_remote_code=self.config.trust_remote_code, meta=awaits_weights()
         ).requires_grad_(False)  # before it is placed: a frozen model is sharded in another way
         self._place(initial)
         return ModelReference(initial, self.policy)
 
-    def _make_module(self):
+    def _make_module(self) -> MultiRLModule:
         # Placed here, before the optimizer is made over the parameters.
         module = super()._make_module()
-        policy = module[DEFAULT_MODULE_ID].policy
+        policy = _policy_of(module)
         self.layout = resolve_layout(self.config.layout, policy.hf_model)
         if self.config.compile_learner:
             compile_layers(policy.hf_model)
@@ -68,7 +87,7 @@ class ASPOTorchLearner(TorchLearner):
         self._place(policy)
         return module
 
-    def _map_module_to_device(self, module) -> None:
+    def _map_module_to_device(self, module: MultiRLModule) -> None:
         """`_place` does it: what awaits rank 0's weights has nothing to move yet."""
 
     def _make_modules_ddp_if_necessary(self) -> None:
@@ -86,7 +105,7 @@ class ASPOTorchLearner(TorchLearner):
         else:
             policy.to(self.device)
 
-    def configure_optimizers_for_module(self, module_id, config=None) -> None:
+    def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
         params = [p for p in self.get_parameters(self.module[module_id]) if p.requires_grad]
         self.optimizer = torch.optim.AdamW(params, betas=self.config.betas, weight_decay=self.config.weight_decay)
         # Checkpoints need the state before the first step; DCP would make it itself, with a step count of 1.
@@ -97,13 +116,15 @@ class ASPOTorchLearner(TorchLearner):
 
     # ---- one iteration ---------------------------------------------------------------------------------------
 
-    def update(self, *, training_data, timesteps: dict[str, Any] | None = None, **kwargs) -> UpdateResult:
+    def update(  # type: ignore[override]
+        self, *, training_data: TrainingData, timesteps: dict[str, Any] | None = None, **kwargs: Any
+    ) -> UpdateResult:
         """All optimizer steps over one TrainBatch.
 
         RLlib's own update cuts padded MultiAgentBatches at random; here the driver has decided every cut.
         """
         self.before_gradient_based_update(timesteps=timesteps or {})
-        batch: TrainBatch = training_data.batch
+        batch: TrainBatch = training_data.batch  # type: ignore[assignment]
         self.tally, grad_norms = Tally(), []
         start = time.perf_counter()
         steps = [self._freeze(batch, minibatch) for minibatch in batch.minibatches]
@@ -191,8 +212,8 @@ class ASPOTorchLearner(TorchLearner):
             # A broken value may have finite gradients (a broken reference, say): make every rank skip the step.
             (loss if loss.isfinite() else loss * torch.nan).backward()
         limit = self.config.grad_clip if self.config.grad_clip is not None else math.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
-        grad_norm = float(grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)
+        grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if math.isfinite(grad_norm):
             self._set_optimizer_lr(self.optimizer, self._lr())
             self.optimizer.step()
@@ -201,7 +222,9 @@ class ASPOTorchLearner(TorchLearner):
             self.num_skipped_steps += 1
         return grad_norm
 
-    def compute_loss_for_module(self, *, module_id, config, batch: Microbatch, fwd_out: dict[str, Tensor]) -> Tensor:
+    def compute_loss_for_module(  # type: ignore[override]
+        self, *, module_id: str, config: ASPOConfig, batch: Microbatch, fwd_out: dict[str, Tensor]
+    ) -> Tensor:
         """One micro-batch's share of the mini-batch's loss; override it for a loss that no token weight can express.
 
         fwd_out: "logprobs" and "entropy" of the current policy, `[B, T]`.
@@ -238,7 +261,8 @@ class ASPOTorchLearner(TorchLearner):
             torch.autocast(self.device.type, getattr(torch, self.config.dtype)) if low_precision else nullcontext()
         )
         with precision:
-            return policy(tokens, self.config.temperature)
+            logprobs, entropy = policy(tokens, self.config.temperature)
+            return logprobs, entropy
 
     def _lr(self) -> float:
         """The learning rate of the next optimizer step."""
@@ -248,7 +272,7 @@ class ASPOTorchLearner(TorchLearner):
 
     # ---- weights out, checkpoints ----------------------------------------------------------------------------
 
-    def apply(self, func, *args, **kwargs):
+    def apply(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         # RLlib's version ends the actor and leaves the traceback in its log; here the driver gets to see it.
         return func(self, *args, **kwargs)
 
@@ -276,7 +300,7 @@ class ASPOTorchLearner(TorchLearner):
             raise ValueError(f"handle.kind={handle.kind!r}: expected {kind!r} with lora={self.config.lora!r}.")
         named = {name: tensor.clone().float() for name, tensor in weight_sync.fetch(handle)}
         if kind == "full":
-            set_model_state_dict(self.policy.hf_model, named, options=StateDictOptions(full_state_dict=True))
+            set_model_state_dict(self.policy.hf_model, dict(named), options=StateDictOptions(full_state_dict=True))
         else:
             load_adapters(self.policy.hf_model, named)
         self._weights_seq_no = handle.version
@@ -290,7 +314,7 @@ class ASPOTorchLearner(TorchLearner):
         checkpoints.save_state(path, self.policy, self.optimizer, self._counters(), self._moving_reference())
         weights = full_weights(self.policy)
         if weights:
-            checkpoints.export_hf(path, self.policy, weights, self.config.llm_model)
+            checkpoints.export_hf(path, self.policy, weights, self.config.base_model)
 
     def load_checkpoint(self, path: Path) -> None:
         """Continue from what `save_checkpoint` wrote. Collective."""
@@ -301,8 +325,9 @@ class ASPOTorchLearner(TorchLearner):
 
     def _moving_reference(self) -> dict[str, Tensor] | None:
         """The reference's tensors, if it is more than the initial model."""
-        moves = self.reference is not None and self.config.reference_reset_interval
-        return self.reference.tensors() if moves else None
+        if self.reference is None or not self.config.reference_reset_interval:
+            return None
+        return self.reference.tensors()
 
     def _counters(self) -> dict[str, int]:
         return {

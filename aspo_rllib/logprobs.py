@@ -9,6 +9,7 @@ whose gradient is known in the forward pass; a policy gradient's is not, and nei
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature
     """
     device_type = hidden.device.type
     dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight.dtype
-    return _LinearLogprobs.apply(hidden, weight, targets, temperature, dtype)
+    logprobs, entropy = _LinearLogprobs.apply(hidden, weight, targets, temperature, dtype)  # type: ignore[no-untyped-call]
+    return logprobs, entropy
 
 
 class _LinearLogprobs(torch.autograd.Function):
@@ -46,7 +48,9 @@ class _LinearLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, dtype: torch.dtype):
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(hidden.device.type, enabled=False):
             lse, entropy, target_z = _forward_tiles(hidden.to(dtype), weight, targets, temperature)
         ctx.save_for_backward(hidden, weight, targets, lse, entropy)
@@ -56,7 +60,9 @@ class _LinearLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_logprobs: Tensor | None, grad_entropy: Tensor | None):
+    def backward(
+        ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden, weight, targets, lse, entropy = ctx.saved_tensors
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(lse)
@@ -79,7 +85,7 @@ class _LinearLogprobs(torch.autograd.Function):
                         _add_matmul(grad_x[n], g, w)
                     if grad_w is not None:
                         _add_matmul(grad_w, g.T, x[n])
-                if grad_weight is not None:
+                if grad_weight is not None and grad_w is not None:
                     grad_weight[v] = grad_w
         return None if grad_x is None else grad_x.to(hidden.dtype), grad_weight, None, None, None
 
@@ -111,7 +117,9 @@ def _forward_tiles(x: Tensor, weight: Tensor, targets: Tensor, temperature: floa
     return largest + log_sum, log_sum - sum_ed / sum_e, target_z
 
 
-def _grad_z(z: Tensor, grad_logprobs: Tensor, grad_entropy: Tensor | None, lse, entropy, offsets) -> Tensor:
+def _grad_z(
+    z: Tensor, grad_logprobs: Tensor, grad_entropy: Tensor | None, lse: Tensor, entropy: Tensor, offsets: Tensor
+) -> Tensor:
     """A tile's gradient with respect to z. Destroys z. offsets: target's column in the tile, or outside of it."""
     logp = z.sub_(lse[:, None])
     p = logp.exp()

@@ -6,7 +6,7 @@ back to plain weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +25,19 @@ MAX_RANK = 512  # of vLLM's buffers
 # ---- settings --------------------------------------------------------------------------------------------------------
 
 
-def _is_rank(value) -> bool:
+def _is_rank(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RANK
 
 
-def _is_alpha(value) -> bool:
+def _is_alpha(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
-def _is_pattern(value, is_legal) -> bool:
+def _is_pattern(value: object, is_legal: Callable[[object], bool]) -> bool:
     return isinstance(value, dict) and all(is_legal(v) for v in value.values())
 
 
-def _are_targets(value) -> bool:
+def _are_targets(value: object) -> bool:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, (list, tuple, set)) or not names:
         return False
@@ -143,7 +143,7 @@ def write_adapters(folder: Path, weights: Iterable[tuple[str, Tensor]], settings
     """Write what `adapter_weights` gave as a folder that peft and vLLM open."""
     from safetensors.torch import save_file
 
-    peft_config(settings).save_pretrained(folder)
+    peft_config(settings).save_pretrained(str(folder))
     suffix = f".{ADAPTER}.weight"
     named = {f"base_model.model.{name.removesuffix(suffix)}.weight": tensor for name, tensor in weights}
     save_file(named, folder / "adapter_model.safetensors")
@@ -177,5 +177,7 @@ def _is_adapter(name: str) -> bool:
 def _whole(tensor: Tensor) -> Tensor:
     if isinstance(tensor, DTensor):
         # Offloaded shards lie on the CPU; the mesh's collective may not take them there.
-        return tensor.to(tensor.device_mesh.device_type).full_tensor()
+        on_mesh = tensor.to(tensor.device_mesh.device_type)
+        assert isinstance(on_mesh, DTensor)
+        return on_mesh.full_tensor()
     return tensor

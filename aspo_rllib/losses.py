@@ -143,7 +143,7 @@ class Loss:
     kl_coef: float = 0.001
     normalize_std: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_aggregation(self.aggregation)
 
 
@@ -240,23 +240,22 @@ def policy_loss(
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, logprobs {tuple(logprobs.shape)}")
     mask = loss_mask.bool()
     logprobs = _zero_padding(logprobs, mask)
-    like = {"dtype": logprobs.dtype, "device": logprobs.device}
     with torch.no_grad():
         inputs = TokenInputs(
             logprobs=logprobs.detach(),
-            old_logprobs=_zero_padding(old_logprobs, mask).to(**like),
-            advantages=_zero_padding(advantages, mask).to(**like),
+            old_logprobs=_zero_padding(old_logprobs, mask).to(logprobs),
+            advantages=_zero_padding(advantages, mask).to(logprobs),
             loss_mask=mask,
-            clip_low=torch.as_tensor(clip_low, **like),
-            clip_high=torch.as_tensor(clip_high, **like),
+            clip_low=torch.as_tensor(clip_low, dtype=logprobs.dtype, device=logprobs.device),
+            clip_high=torch.as_tensor(clip_high, dtype=logprobs.dtype, device=logprobs.device),
             weight_cap=weight_cap,
         )
-        token_weight = torch.where(mask & (inputs.advantages != 0), loss(inputs), 0.0).to(**like)
+        token_weight = torch.where(mask & (inputs.advantages != 0), loss(inputs), 0.0).to(logprobs)
         # Comparisons turn NaN into False, so a weight function may hide a broken token behind a weight of 0.
         token_weight = torch.where(inputs.log_ratio.isfinite(), token_weight, torch.nan)
         scale = 0.0 - inputs.advantages * token_weight  # unary minus would make -0.0 of every masked token
     carrier = (logprobs - logprobs.detach()).exp()  # value 1, gradient that of logprobs
-    return PolicyLoss((coefficients.to(**like) * scale * carrier).sum(), token_weight, inputs.ratio)
+    return PolicyLoss((coefficients.to(logprobs) * scale * carrier).sum(), token_weight, inputs.ratio)
 
 
 KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,8 @@ class LearnerMemory:
     def device_bytes(self, cpu_offload: bool) -> int:
         """All that lies on the device."""
         offloaded = self.weights_bytes + self.optimizer_bytes + self.gradients_bytes + self.reference_bytes
-        return sum(getattr(self, f.name) for f in fields(self)) - (offloaded if cpu_offload else 0)
+        total: int = sum(getattr(self, f.name) for f in fields(self))
+        return total - (offloaded if cpu_offload else 0)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class EngineMemory:
 
 def load_structure(config: ASPOConfig) -> Policy:
     """The config's model, its parameters on the meta device; raises OSError where its config.json is out of reach."""
-    return load_policy(config.llm_model, trust_remote_code=config.trust_remote_code, lora=config.lora, meta=True)
+    return load_policy(config.base_model, trust_remote_code=config.trust_remote_code, lora=config.lora, meta=True)
 
 
 def learner_memory(config: ASPOConfig, policy: Policy) -> LearnerMemory:
@@ -127,7 +128,8 @@ def microbatch_tokens(config: ASPOConfig) -> int:
 
 
 def _compute_dtype(config: ASPOConfig) -> torch.dtype:
-    return getattr(torch, config.dtype)
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    return dtype
 
 
 def _shard_bytes(parameters: Iterable[Tensor], learners: int) -> int:
@@ -158,7 +160,8 @@ def _numel(parameters: Iterable[Tensor]) -> int:
 
 
 def _logprobs_bytes(config: ASPOConfig, policy: Policy, tokens: int) -> int:
-    vocabulary, width = policy.hf_model.get_output_embeddings().weight.shape
+    head: Tensor = policy.hf_model.get_output_embeddings().weight
+    vocabulary, width = head.shape
     rows, columns = TILES["cuda" if config.num_gpus_per_learner else "cpu"]
     size = _compute_dtype(config).itemsize
     tile = min(rows, tokens) * min(columns, vocabulary) * (2 * 4 + size)
@@ -202,15 +205,17 @@ class _FlashAttention(torch.autograd.Function):
     """The shapes and saved tensors of flash attention. On the meta device torch would keep all pairs of tokens."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:3], dtype=torch.float32))
         return out
 
 
-def _estimate_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_, **__) -> tuple[Tensor, None]:
+def _estimate_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> tuple[Tensor, None]:
     """transformers' attention interface."""
-    return _FlashAttention.apply(query, key, value), None
+    return _FlashAttention.apply(query, key, value), None  # type: ignore[no-untyped-call]
 
 
 _ATTENTION = "aspo_estimate"

@@ -15,19 +15,21 @@ from aspo_rllib.types import RolloutGroup, UpdateResult
 REPETITION_NGRAM_WORDS = 20
 PROBABILITY_BUCKETS = 10
 
+Number = float | Tensor  # of no dimension
+
 
 class Tally:
     """Sums for means, and maxima, added up over micro-batches. Tensors stay on their device until they are read."""
 
-    def __init__(self):
-        self._sums: dict[str, list] = defaultdict(lambda: [0.0, 0.0])
-        self._maxima: dict[str, list] = defaultdict(list)
+    def __init__(self) -> None:
+        self._sums: dict[str, list[Number]] = defaultdict(lambda: [0.0, 0.0])
+        self._maxima: dict[str, list[Number]] = defaultdict(list)
 
-    def add(self, name: str, numerator, denominator) -> None:
+    def add(self, name: str, numerator: Number, denominator: Number) -> None:
         self._sums[name][0] += numerator
         self._sums[name][1] += denominator
 
-    def highest(self, name: str, value) -> None:
+    def highest(self, name: str, value: Number) -> None:
         self._maxima[name].append(value)
 
     def sums(self) -> dict[str, tuple[float, float]]:

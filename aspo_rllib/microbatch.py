@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ class Microbatch:
 
     loss_mask: the completions' tokens that count; unlike `tokens.loss_mask` all False in a stand-in for no rollouts.
     coefficients: each token's share of the optimizer step's loss.
-    old_logprobs, ref_logprobs, high_entropy: filled in before the first step.
+    old_logprobs, high_entropy, and with a reference ref_logprobs: filled in before the first step.
     """
 
     tokens: TokenBatch
@@ -27,9 +27,9 @@ class Microbatch:
     loss_mask: Tensor
     coefficients: Tensor
     sampler_logprobs: Tensor
-    old_logprobs: Tensor | None = None
+    old_logprobs: Tensor = field(init=False)
+    high_entropy: Tensor = field(init=False)
     ref_logprobs: Tensor | None = None
-    high_entropy: Tensor | None = None
 
     def by_entropy(self, low_entropy: float, high_entropy: float | None) -> float | Tensor:
         """A setting per token: `high_entropy`, where there is one, on the high-entropy tokens."""

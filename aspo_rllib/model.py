@@ -6,7 +6,7 @@ torch and transformers only. Its parts have rooms of their own: `packing` (layou
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,8 @@ def full_weights(policy: Policy) -> dict[str, Tensor]:
     model's weights.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = merged_weights(policy.hf_model, get_model_state_dict(policy.hf_model, options=options))
+    state = cast(dict[str, Tensor], get_model_state_dict(policy.hf_model, options=options))
+    weights = merged_weights(policy.hf_model, state)
     if weights:
         for alias, name in (policy.hf_model._tied_weights_keys or {}).items():
             if policy.hf_model.config.tie_word_embeddings:

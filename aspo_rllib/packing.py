@@ -33,10 +33,12 @@ class TokenBatch:
     sequences: dict[str, Any] = field(default_factory=dict)
 
 
-Layout = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], Any], TokenBatch]
+Layout = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], torch.device | str], TokenBatch]
 
 
-def pad_rows(prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray], device) -> TokenBatch:
+def pad_rows(
+    prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray], device: torch.device | str
+) -> TokenBatch:
     """Lay rollouts out as right-padded rows. With causal attention nothing real ever looks at the padding."""
     lengths = _lengths(prompt_ids, completion_ids)
     width = max(p + c for p, c in lengths)
@@ -46,10 +48,16 @@ def pad_rows(prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarr
         input_ids[row, :p] = prompt_ids[row]
         input_ids[row, p : p + c] = completion_ids[row]
         targets[row, p : p + c] = True
-    return TokenBatch(*(torch.from_numpy(a).to(device) for a in (input_ids, targets, _loss_mask(lengths))))
+    return TokenBatch(
+        input_ids=torch.from_numpy(input_ids).to(device),
+        completion_targets=torch.from_numpy(targets).to(device),
+        loss_mask=torch.from_numpy(_loss_mask(lengths)).to(device),
+    )
 
 
-def pack_rows(prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray], device) -> TokenBatch:
+def pack_rows(
+    prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray], device: torch.device | str
+) -> TokenBatch:
     """Lay rollouts out one after the other in a single row, with positions that restart at each.
 
     The model must keep sequences apart: see `resolve_layout`.
@@ -139,6 +147,7 @@ def sequence_attention(
     if cu_seq_lens_q is None:
         out = _causal(query, key, value, scaling, sliding_window).transpose(1, 2)
     elif query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        assert max_length_q is not None
         out = _flash(query, key, value, scaling, sliding_window, cu_seq_lens_q, max_length_q)
     else:
         out = _each_sequence(query, key, value, scaling, sliding_window, cu_seq_lens_q).transpose(1, 2)
@@ -155,24 +164,30 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None, wind
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=gqa)
 
 
-@torch.compiler.disable  # its loop would be compiled anew for every set of lengths
-def _each_sequence(query, key, value, scale: float | None, window: int | None, bounds: Tensor) -> Tensor:
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its loop would be compiled anew for every set of lengths
+def _each_sequence(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None, bounds: Tensor
+) -> Tensor:
     lengths = bounds.diff().tolist()
     parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     return torch.cat([_causal(q, k, v, scale, window) for q, k, v in parts], dim=2)
 
 
-def _flash(query, key, value, scale: float | None, window: int | None, bounds: Tensor, longest: int) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # torch >= 2.12
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None, bounds: Tensor, longest: int
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     left = -1 if window is None else window - 1
-    return varlen_attn(
+    out = varlen_attn(
         *(q, k, v, bounds, bounds, longest, longest),
         scale=scale,
         window_size=(left, 0),
         enable_gqa=query.shape[1] != key.shape[1],
-    )[None]
+    )
+    assert isinstance(out, Tensor)  # a tuple only with return_aux
+    return out[None]
 
 
 AttentionInterface.register(SEQUENCE_ATTENTION, sequence_attention)

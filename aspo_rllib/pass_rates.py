@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from aspo_rllib.trial_folder import trial_folder
+
+if TYPE_CHECKING:
+    from aspo_rllib.aspo import ASPO
 
 FILE_NAME = "pass_rates.jsonl"
 
@@ -19,7 +23,7 @@ class PassRatesCallback(RLlibCallback):
     several times has several rows; readers average them, weighted by `num_samples`.
     """
 
-    def on_train_result(self, *, algorithm, result: dict, **kwargs) -> None:
+    def on_train_result(self, *, algorithm: ASPO, result: dict[str, Any], **kwargs: Any) -> None:
         with (trial_folder(algorithm) / FILE_NAME).open("a", encoding="utf-8") as file:
             for group in algorithm.latest_groups:
                 verdicts = [rollout.correct for rollout in group.rollouts]

@@ -26,7 +26,7 @@ def describe_plan(config: ASPOConfig) -> str:
     kind = "FSDP2 learner" if config.num_learners > 1 else "learner"
     learners = _placed(max(1, config.num_learners), kind, config.num_gpus_per_learner)
     return (
-        f"{_loss_name(config)} on {config.env}, model {model_name(config.llm_model)}\n"
+        f"{_loss_name(config)} on {config.env}, model {model_name(config.base_model)}\n"
         f"  {config.batch_prompts} prompts x {config.group_size} = {config.batch_prompts * config.group_size} rollouts"
         f" -> {minibatches} mini-batches x {config.num_epochs} epochs"
         f" = {config.steps_per_iteration} optimizer steps per iteration\n"

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from safetensors import SafetensorError, safe_open
@@ -53,17 +53,20 @@ def check_model(config: ASPOConfig) -> None:
     _check_context(config, model_config)
     _check_parallel(config, model_config)
     structure = load_structure(config).hf_model  # what the learner and peft refuse is refused here
-    if os.path.isdir(config.llm_model):
+    if os.path.isdir(config.base_model):
         _check_weights(config, structure)
     _check_tokenizer(config, model_config)
 
 
 def _model_config(config: ASPOConfig) -> PretrainedConfig:
     try:
-        return AutoConfig.from_pretrained(config.llm_model, trust_remote_code=config.trust_remote_code)
+        model_config: PretrainedConfig = AutoConfig.from_pretrained(
+            config.base_model, trust_remote_code=config.trust_remote_code
+        )
+        return model_config
     except (OSError, ValueError) as error:
         where = (
-            "its config.json cannot be used" if os.path.isdir(config.llm_model) else "neither a folder nor on the hub"
+            "its config.json cannot be used" if os.path.isdir(config.base_model) else "neither a folder nor on the hub"
         )
         raise ValueError(
             f"llm_model={config.llm_model!r}: {where}: {_first_line(error)} Give the folder or hub id of a causal LM."
@@ -136,7 +139,7 @@ def _check_weights(config: ASPOConfig, structure: nn.Module) -> None:
 
 
 def _weight_files(config: ASPOConfig) -> Iterator[Path]:
-    folder = Path(config.llm_model)
+    folder = Path(config.base_model)
     if (folder / _INDEX).exists():
         names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
     elif (folder / _WEIGHTS).exists():
@@ -181,10 +184,11 @@ def _check_tokenizer(config: ASPOConfig, model_config: PretrainedConfig) -> None
     if config.chat_template is not None:
         tokenizer.chat_template = config.chat_template
     # Added tokens that the template does not use may be beyond: Gemma has one for images.
-    templated = set()
+    templated: set[int] = set()
     if tokenizer.chat_template is not None:
         message = {"role": "user", "content": "1"}
-        templated.update(tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False))
+        ids: Any = tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False)
+        templated.update(ids)
     size = model_config.get_text_config().vocab_size
     largest = max(ordinary | templated)
     if largest >= size:
@@ -251,7 +255,7 @@ def checkpoint_bytes(config: ASPOConfig) -> int:
 
     0 for a model of the hub, which may not be there yet.
     """
-    if not os.path.isdir(config.llm_model):
+    if not os.path.isdir(config.base_model):
         return 0
     parameters = list(load_structure(config).parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from aspo_rllib.trial_folder import trial_folder
+
+if TYPE_CHECKING:
+    from aspo_rllib.aspo import ASPO
 
 FOLDER = "profile"
 # Metrics below time/. The driver goes through the first ones in turn; the others lie inside or beside these.
@@ -35,7 +38,7 @@ class StageTimes:
     `add` takes Tune's results one by one; `table` is what they come to, for at least one of the `iterations`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._seconds: Counter[str] = Counter()
         self.iterations = 0
 
@@ -66,7 +69,7 @@ class ProfileCallback(RLlibCallback):
 
     iteration = 3
 
-    def on_train_result(self, *, algorithm, result, **kwargs) -> None:
+    def on_train_result(self, *, algorithm: ASPO, result: dict[str, Any], **kwargs: Any) -> None:
         done = algorithm.iterations_trained
         if done == self.iteration - 1:
             algorithm.learner_group.on_all(start_trace)
@@ -80,7 +83,7 @@ class ProfileCallback(RLlibCallback):
             ray.timeline(str(folder / "ray_timeline.json"))
 
 
-def _on_engines(algorithm, func) -> list[Any]:
+def _on_engines(algorithm: ASPO, func: Callable[..., Any]) -> list[Any]:
     """`func` in every runner's engine thread, where the profiler sees the engine's work."""
     return algorithm.env_runner_group.foreach_env_runner(
         lambda runner: runner.on_engine_thread(func), local_env_runner=False

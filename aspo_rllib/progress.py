@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import gymnasium as gym
 import pandas as pd
 from ray.tune import Callback
+from ray.tune.experiment import Trial
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -39,7 +40,9 @@ class ProgressCallback(Callback):
         self._trials_shown: set[str] = set()
         self._times = StageTimes()
 
-    def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
         done, evaluation = result["training_iteration"], result.get("evaluation", {})
         self._times.add(result)
         if not self._trials_shown:
@@ -61,11 +64,11 @@ class ProgressCallback(Callback):
             eta=str(timedelta(seconds=seconds_left)),
         )
 
-    def on_experiment_end(self, trials, **info) -> None:
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         if self._times.iterations:  # else all was done before this was resumed
             self._print(self._times.table())
 
-    def _line(self, trial, done: int, **values) -> None:
+    def _line(self, trial: Trial, done: int, **values: float | str | None) -> None:
         cells = [
             f"{values[name]:>{width}{form}}" if values.get(name) is not None else " " * width
             for name, (_, width, form) in _COLUMNS.items()
@@ -125,17 +128,21 @@ def evaluations(progress: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([start, rows], ignore_index=True)
 
 
-def greedy_completions(model: str, env: gym.Env, indices: Sequence[int], max_completion_tokens: int) -> list[str]:
+def greedy_completions(
+    model: str, env: gym.Env[str, str], indices: Sequence[int], max_completion_tokens: int
+) -> list[str]:
     """What the model in a Hugging Face folder most likely answers to these tasks of a text env."""
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model)
-    hf_model = AutoModelForCausalLM.from_pretrained(model)
+    hf_model: Any = AutoModelForCausalLM.from_pretrained(model)
     completions = []
     for index in indices:
         prompt, _ = env.reset(options={"index": index})
-        inputs = tokenizer.apply_chat_template(
+        inputs: Any = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )
         output = hf_model.generate(**inputs, max_new_tokens=max_completion_tokens, do_sample=False)
-        completions.append(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        answer = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert isinstance(answer, str)  # a list only for several answers
+        completions.append(answer)
     return completions

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
@@ -36,14 +36,15 @@ class PromptEncoder:
     from the env's `system_prompt`. `num_tokens(index)` remembers the lengths of prompts that it was asked for.
     """
 
-    def __init__(self, env: gym.Env, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, env: gym.Env[str, str], tokenizer: PreTrainedTokenizerBase):
         self.env = env
         self.tokenizer = tokenizer
         self.num_tokens = lru_cache(maxsize=1 << 20)(self._num_tokens)
 
     def __len__(self) -> int:
         """Number of tasks."""
-        return len(self.env.unwrapped)
+        env: Any = self.env.unwrapped  # Gymnasium promises no length
+        return len(env)
 
     def encode(self, index: int) -> Prompt:
         """The prompt of a task, whatever its length."""
@@ -55,6 +56,7 @@ class PromptEncoder:
         encoding = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True
         )
+        assert isinstance(encoding, BatchEncoding)
         return Prompt(text, np.asarray(encoding["input_ids"], dtype=np.int32), info)
 
     def _num_tokens(self, index: int) -> int:

@@ -59,7 +59,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     if shutil.which("git") is None:
         return None
 
-    def git(*arguments: str) -> subprocess.CompletedProcess:
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
 
     revision = git("rev-parse", "HEAD")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.tune import PlacementGroupFactory
 
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
@@ -22,8 +23,9 @@ def asked_bundles(config: ASPOConfig) -> list[Bundle]:
 
     Raises ValueError for a config that is not valid.
     """
-    bundles = config.algo_class.default_resource_request(config).bundles
-    return [{name: amount for name, amount in bundle.items() if amount} for bundle in bundles]
+    request = config.algo_class.default_resource_request(config)
+    assert isinstance(request, PlacementGroupFactory)
+    return [{name: amount for name, amount in bundle.items() if amount} for bundle in request.bundles]
 
 
 def cluster_nodes() -> list[Bundle]:

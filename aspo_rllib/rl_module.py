@@ -20,6 +20,7 @@ class CausalLMModule(TorchRLModule):
 
     def setup(self) -> None:
         disable_progress_bar()
+        assert isinstance(self.model_config, dict)
         # RLlib retries a setup() that raises AttributeError with a deprecated signature and loses the reason.
         try:
             self.policy: Policy = load_policy(
@@ -31,11 +32,12 @@ class CausalLMModule(TorchRLModule):
         except AttributeError as error:
             raise RuntimeError(f"Could not load the model {self.model_config['model']!r}.") from error
 
-    def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """batch: {"token_batch": model.TokenBatch, "temperature": float} -> logprobs and entropy, `[B, T]`."""
         logprobs, entropy = self.policy(batch["token_batch"], batch["temperature"])
         return {"logprobs": logprobs, "entropy": entropy}
 
     def train(self, mode: bool = True) -> CausalLMModule:
         # Dropout would move the ratio away from 1 before the first step.
-        return super().train(False)
+        super().train(False)
+        return self

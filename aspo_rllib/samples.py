@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,9 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from aspo_rllib.metrics import repetition
 from aspo_rllib.trial_folder import trial_folder
 from aspo_rllib.types import RolloutGroup
+
+if TYPE_CHECKING:
+    from aspo_rllib.aspo import ASPO
 
 FOLDER = "samples"
 
@@ -83,7 +86,7 @@ class SamplesCallback(RLlibCallback):
     completions_per_prompt = 2
     training_interval = 10  # iterations
 
-    def on_evaluate_end(self, *, algorithm, **kwargs) -> None:
+    def on_evaluate_end(self, *, algorithm: ASPO, **kwargs: Any) -> None:
         rows = [
             {**row, "set": name}
             for name, groups in algorithm.latest_evaluation_groups.items()
@@ -91,7 +94,7 @@ class SamplesCallback(RLlibCallback):
         ]
         self._write(algorithm, "evaluation", rows, COLUMNS | {"set": pa.string()})
 
-    def on_train_result(self, *, algorithm, **kwargs) -> None:
+    def on_train_result(self, *, algorithm: ASPO, **kwargs: Any) -> None:
         if algorithm.iterations_trained % self.training_interval:
             return
         rows = [
@@ -105,7 +108,9 @@ class SamplesCallback(RLlibCallback):
         rows = completion_rows(groups[: self.num_prompts])
         return [row for row in rows if row["sample"] < self.completions_per_prompt]
 
-    def _write(self, algorithm, name: str, rows: list[dict[str, Any]], columns: Mapping[str, pa.DataType]) -> None:
+    def _write(
+        self, algorithm: ASPO, name: str, rows: list[dict[str, Any]], columns: Mapping[str, pa.DataType]
+    ) -> None:
         folder, iteration = trial_folder(algorithm) / FOLDER, algorithm.iterations_trained
         write_table(folder / f"{name}_{iteration:06d}.parquet", rows, columns)
         # Imported here: the runners' copies of this callback do not need it.

@@ -124,6 +124,6 @@ def _accuracy_by(group: str, labels: Sequence[str | None], per_prompt: np.ndarra
 
 
 def _by_pass_rate(per_prompt: np.ndarray) -> dict[str, float]:
-    names, highest = zip(*_PASS_RATES, strict=True)
-    counts = Counter(np.searchsorted(highest, per_prompt).tolist())
-    return {f"by_pass_rate/{name}/num_prompts": float(counts[n]) for n, name in enumerate(names)}
+    highest = [rate for _, rate in _PASS_RATES]
+    counts: Counter[int] = Counter(np.searchsorted(highest, per_prompt).tolist())
+    return {f"by_pass_rate/{name}/num_prompts": float(counts[n]) for n, (name, _) in enumerate(_PASS_RATES)}

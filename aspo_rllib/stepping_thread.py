@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 from threading import Thread
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class Steppable(Protocol):
@@ -31,7 +31,7 @@ class SteppingThread(Generic[W]):
     """
 
     def __init__(self, make: Callable[[], W], name: str):
-        self._calls: SimpleQueue[tuple[Future, Callable[[W], object]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[W], object]] | None] = SimpleQueue()
         made: Future[None] = Future()
         self._thread = Thread(target=self._run, args=(make, made), name=name, daemon=True)
         self._thread.start()
@@ -51,11 +51,11 @@ class SteppingThread(Generic[W]):
     def _run(self, make: Callable[[], W], made: Future[None]) -> None:
         try:
             worker = make()
-        except BaseException as error:  # whatever it is, it belongs to whoever made this thread
-            made.set_exception(error)
+        except BaseException as raised:  # whatever it is, it belongs to whoever made this thread
+            made.set_exception(raised)
             return
         made.set_result(None)
-        error = None
+        error: BaseException | None = None
         while True:
             while error or not worker.busy or not self._calls.empty():
                 call = self._calls.get()
@@ -68,7 +68,7 @@ class SteppingThread(Generic[W]):
                 error = raised
 
 
-def _answer(future: Future, function: Callable[[W], object], worker: W, error: BaseException | None) -> None:
+def _answer(future: Future[Any], function: Callable[[W], object], worker: W, error: BaseException | None) -> None:
     try:
         if error:
             raise error

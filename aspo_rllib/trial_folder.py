@@ -16,7 +16,9 @@ def trial_folder(algorithm: Algorithm) -> Path:
     """
     # logdir alone is a temporary folder under Tune, and none of it is kept by default.
     storage = algorithm._storage
-    on_disk = storage is not None and isinstance(storage.storage_filesystem, LocalFileSystem)
-    folder = Path(storage.trial_fs_path if on_disk else algorithm.logdir)
+    if storage is not None and isinstance(storage.storage_filesystem, LocalFileSystem):
+        folder = Path(storage.trial_fs_path)
+    else:
+        folder = Path(algorithm.logdir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

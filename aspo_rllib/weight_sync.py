@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
@@ -24,7 +25,7 @@ class WeightsHandle:
     kind: "full", all weights, or "adapters", those of LoRA alone: every end has the base model from its folder.
     """
 
-    refs: tuple[ray.ObjectRef, ...]
+    refs: tuple[ray.ObjectRef[Any], ...]
     version: int
     num_bytes: int
     kind: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -39,7 +40,7 @@ class Chart:
     png: bytes
 
 
-def look(index: int) -> dict:
+def look(index: int) -> dict[str, Any]:
     """How the method at this place is drawn in every figure, told apart in black and white too; 0 is the baseline."""
     return {
         "color": _COLORS[index % len(_COLORS)],

@@ -115,6 +115,7 @@ def sentence(comparison: Comparison, metric: str, *, num_comparisons: int, decim
             f"{method} against {baseline}: one seed: nothing can be said about differences"
             f" (on this seed {c.mean:+.{decimals}f})."
         )
+    assert c.interval is not None  # from two pairs on
     word = words(metric)[0 if c.mean > 0 else 1]
     interval = f"[{c.interval[0]:.{decimals}f}, {c.interval[1]:.{decimals}f}]"
     signed_interval = interval if c.mean > 0 else f"[{-c.interval[1]:.{decimals}f}, {-c.interval[0]:.{decimals}f}]"

@@ -67,8 +67,9 @@ def _draw(axes: Axes, weights: list[list[float]], index: int, offset: float) -> 
     at = [k / 10 + 0.05 + offset for k in tenths]
     axes.plot(at, [np.mean(weights[k]) for k in tenths], **look(index))
     for x, k in zip(at, tenths, strict=True):
-        if len(weights[k]) >= FEWEST_SEEDS_OF_AN_INTERVAL:
-            axes.plot([x, x], t_interval(weights[k]), color=look(index)["color"], lw=1, zorder=1)
+        interval = t_interval(weights[k])
+        if len(weights[k]) >= FEWEST_SEEDS_OF_AN_INTERVAL and interval is not None:
+            axes.plot([x, x], interval, color=look(index)["color"], lw=1, zorder=1)
 
 
 def _mean(values: Sequence[float]) -> str:

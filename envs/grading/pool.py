@@ -39,7 +39,7 @@ class Graded:
 class WorkerContext(dict):
     """An env_config with the attributes of RLlib's EnvContext, for creators that read them."""
 
-    def __init__(self, env_config: dict[str, Any], worker_index: int, num_workers: int):
+    def __init__(self, env_config: dict[str, Any], worker_index: int, num_workers: int | None):
         super().__init__(env_config)
         self.worker_index = worker_index
         self.num_workers = num_workers
@@ -110,7 +110,7 @@ class GradingPool:
         self._waiting.append(_Item(key, index, completion))
         self._dispatch()
 
-    def collect(self, wait_s: float = 0.0) -> list[tuple[Hashable, Graded]]:
+    def collect(self, wait_s: float = 0.0) -> list[tuple[Any, Graded]]:
         """Return the verdicts (key, Graded) that have come in, in any order.
 
         Args:
