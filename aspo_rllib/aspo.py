@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     EPISODE_RETURN_MEAN,
@@ -18,15 +22,18 @@ from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_EPISODES,
 )
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from ray.rllib.utils.metrics.stats.base import StatsBase
 
 from aspo_rllib import preflight, provenance, weight_sync
 from aspo_rllib.advantages import group_advantages, informative_groups, overlong_penalty
 from aspo_rllib.batching import COSTS, build_train_batches
 from aspo_rllib.checkpoints import whole_folder
 from aspo_rllib.config import ASPOConfig, GRPOConfig
-from aspo_rllib.env_creators import env_creator_of
+from aspo_rllib.env_creators import EnvCreator, env_creator_of
 from aspo_rllib.env_runner import load_tokenizer
 from aspo_rllib.evaluation_sets import open_sets, prompts_of
+from aspo_rllib.learner_group import ASPOLearnerGroup
 from aspo_rllib.metrics import merge_updates, rollout_metrics, staleness_metrics
 from aspo_rllib.rollout_queue import RolloutQueue
 from aspo_rllib.task_order import TaskOrder
@@ -39,6 +46,17 @@ HELD_OUT_ACCURACY = "held_out_accuracy"
 
 class ASPO(Algorithm):
     """Asymmetric Importance Sampling Policy Optimization (arXiv 2510.06062), and its relatives by `config.loss`."""
+
+    config: ASPOConfig
+    env_runner_group: EnvRunnerGroup
+    learner_group: ASPOLearnerGroup
+    metrics: MetricsLogger
+    # For callbacks: the last batch, the advantages of those of its groups that were trained on by position, and the
+    # groups of the last evaluation by set.
+    latest_groups: list[RolloutGroup]
+    latest_advantages: dict[int, np.ndarray]
+    latest_evaluation_groups: dict[str, list[RolloutGroup]]
+    _latest_evaluation: dict[str, Any]
 
     @classmethod
     def get_default_config(cls) -> ASPOConfig:
@@ -103,7 +121,8 @@ class ASPO(Algorithm):
             factor=config.overlong_penalty_factor,
         )
         rewards = np.array([r.reward for r in group.rollouts]) + penalties
-        return group_advantages([rewards], normalize_std=config.method.normalize_std)[0]
+        advantages: np.ndarray = group_advantages([rewards], normalize_std=config.method.normalize_std)[0]
+        return advantages
 
     def _update(self, batches: list[TrainBatch]) -> None:
         # RLlib would cut a single `batch` for remote learners itself; theirs come as a list.
@@ -132,19 +151,19 @@ class ASPO(Algorithm):
             lambda runner: runner.probe(prompts, max_tokens), local_env_runner=False
         ):
             completions = [s.completion_ids for s in samples]
-            scores = self.learner_group.on_all(lambda learner, c=completions: learner.score(prompts, c))[0]
+            scores = self.learner_group.on_all(methodcaller("score", prompts, completions))[0]
             drifts.append(weight_sync.drift(scores, [s.sampler_logprobs for s in samples]))
         self._log({"sync/max_abs_dlogp": max(drifts)})
         weight_sync.check_drift(max(drifts), self.config.sync_drift_limit, self.learner_group.weights().version)
 
     def step(self) -> dict[str, Any]:
         """RLlib's iteration. Every result carries the latest evaluation, for Tune's schedulers and loggers."""
-        at_start = {}
+        at_start: dict[str, Any] = {}
         if self.iteration == 0 and self.config.evaluation_interval and self.config.evaluate_before_training:
             self._latest_evaluation = {**self.evaluate(), "iteration": 0}
             at_start = {f"{EVALUATION_RESULTS}_at_start": self._latest_evaluation}
         # Else RLlib would repeat this evaluation's keys as NaN in every result.
-        self.metrics.delete(EVALUATION_RESULTS, key_error=False)
+        self.metrics.delete(EVALUATION_RESULTS, key_error=False)  # type: ignore[arg-type]
         results = super().step()
         if EVALUATION_RESULTS in results:
             self._latest_evaluation = {**results[EVALUATION_RESULTS], "iteration": self.iteration + 1}
@@ -156,7 +175,7 @@ class ASPO(Algorithm):
 
     # ---- set-up ----------------------------------------------------------------------------------------------
 
-    def setup(self, config: ASPOConfig) -> None:
+    def setup(self, config: ASPOConfig) -> None:  # type: ignore[override]
         # What can be wrong with env and tokenizer is found here, before any engine boots.
         preflight.check(self.config)
         tokenizer, _ = load_tokenizer(self.config)
@@ -165,12 +184,8 @@ class ASPO(Algorithm):
         print(self.config.plan(), flush=True)
         self.task_order = TaskOrder(len(self.prompts), seed=self.config.seed or 0)
         self.iterations_trained = 0
-        # For callbacks: the last batch, the advantages of those of its groups that were trained on by position, and
-        # the groups of the last evaluation by set.
-        self.latest_groups: list[RolloutGroup] = []
-        self.latest_advantages: dict[int, np.ndarray] = {}
-        self.latest_evaluation_groups: dict[str, list[RolloutGroup]] = {}
-        self._latest_evaluation: dict[str, Any] = {}
+        self.latest_groups, self.latest_advantages = [], {}
+        self.latest_evaluation_groups, self._latest_evaluation = {}, {}
         super().setup(config)
         self.rollouts = RolloutQueue(self.env_runner_group, self.task_order, self.config, self._fits)
         self._layout = self.learner_group.on_all(lambda learner: learner.layout)[0]
@@ -184,21 +199,23 @@ class ASPO(Algorithm):
             prompts.close()
 
     @staticmethod
-    def _get_env_id_and_creator(env_specifier, config):
+    def _get_env_id_and_creator(env_specifier: Any, config: AlgorithmConfig) -> tuple[Any, EnvCreator]:
         assert env_specifier == config.env
         return env_specifier, env_creator_of(config)
 
     def __repr__(self) -> str:
         # RLlib's needs the config, which is not there yet when __init__ raises: the actor would die of that instead.
-        return super().__repr__() if self.config else type(self).__name__
+        if not self.config:
+            return type(self).__name__
+        return str(super().__repr__())  # type: ignore[no-untyped-call]
 
     @classmethod
-    def _should_create_evaluation_env_runners(cls, eval_config) -> bool:
+    def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:
         return False  # evaluation runs on the training runners
 
     # ---- logging ---------------------------------------------------------------------------------------------
 
-    def _timed(self, stage: str):
+    def _timed(self, stage: str) -> StatsBase:
         return self.metrics.log_time(("time", f"{stage}_s"), reduce="mean", window=1)
 
     def _log(self, values: dict[str, Any]) -> None:
@@ -235,7 +252,13 @@ class ASPO(Algorithm):
 
     # ---- checkpoints -----------------------------------------------------------------------------------------
 
-    def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
         state["rollouts"] = self.rollouts.get_state()
         state["iterations_trained"] = self.iterations_trained
@@ -248,7 +271,7 @@ class ASPO(Algorithm):
         self.iterations_trained = state["iterations_trained"]
         self._latest_evaluation = state["latest_evaluation"]
 
-    def save_to_path(self, path: str | Path | None = None, **kwargs) -> str:
+    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
         """Write a checkpoint, whole or not at all: RLlib's state, the learners' shards, and a loadable model.
 
         `<path>/learner_group/hf` opens in transformers and vLLM.
@@ -258,9 +281,9 @@ class ASPO(Algorithm):
             super().save_to_path(partial, **kwargs)
         return str(path)
 
-    def restore_from_path(self, path: str | Path, *args, **kwargs) -> None:
+    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         """Continue from a checkpoint; the engines hold its weights when this returns."""
-        super().restore_from_path(path, *args, **kwargs)
+        super().restore_from_path(path, *args, **kwargs)  # type: ignore[no-untyped-call]
         self._sync_weights()
 
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
 import gymnasium as gym
 import numpy as np
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
@@ -25,13 +24,16 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 
 from aspo_rllib import weight_sync
 from aspo_rllib.engine import Completion, Engine, VLLMEngine
-from aspo_rllib.env_creators import env_creator_of
+from aspo_rllib.env_creators import EnvCreator, env_creator_of
 from aspo_rllib.evaluation_sets import set_configs
 from aspo_rllib.group_sampler import GroupRequest, GroupSampler
 from aspo_rllib.prompts import Prompt, PromptEncoder
 from aspo_rllib.stepping_thread import SteppingThread
 from aspo_rllib.types import RolloutGroup
 from envs.grading.pool import GradingPool, WorkerContext
+
+if TYPE_CHECKING:
+    from aspo_rllib.config import ASPOConfig
 
 CPU_KV_CACHE_BYTES = 1 << 28
 T = TypeVar("T")
@@ -40,7 +42,10 @@ T = TypeVar("T")
 class VLLMEnvRunner(EnvRunner, Checkpointable):
     """Samples and grades. Not a SingleAgentEnvRunner: its next-step autoreset would waste every second generation."""
 
-    def __init__(self, *, config: AlgorithmConfig, env_creator, spaces=None, **kwargs):
+    config: ASPOConfig
+    env: gym.Env[str, str]
+
+    def __init__(self, *, config: ASPOConfig, env_creator: EnvCreator, spaces: Any = None, **kwargs: Any):
         super().__init__(config=config, **kwargs)
         self._env_creator = env_creator
         self._callbacks = [cls() for cls in force_list(config.callbacks_class)]
@@ -56,7 +61,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
     # ---- sampling --------------------------------------------------------------------------------------------
 
     def sample(
-        self, *, tasks: Sequence[tuple[int, int]] = (), config: AlgorithmConfig | None = None, **kwargs
+        self, *, tasks: Sequence[tuple[int, int]] = (), config: ASPOConfig | None = None, **kwargs: Any
     ) -> list[RolloutGroup]:
         """Generate and grade `group_size` completions for each task; grading goes on beside generation.
 
@@ -68,7 +73,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         """
         return self._finish(self._start(tasks, config))
 
-    def submit(self, ticket: Hashable, tasks: Sequence[tuple[int, int]], config: AlgorithmConfig | None = None) -> None:
+    def submit(self, ticket: Hashable, tasks: Sequence[tuple[int, int]], config: ASPOConfig | None = None) -> None:
         """`sample` without waiting: it goes on while the caller, and this runner, do something else.
 
         ticket: what to `collect` the groups with.
@@ -99,7 +104,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         """One short completion per prompt, to compare the engine's logprobs with the learner's."""
         return self._thread.call(lambda sampler: sampler.probe(prompt_ids, self.config, max_tokens))
 
-    def _start(self, tasks, config: AlgorithmConfig | None) -> list[Future[RolloutGroup]]:
+    def _start(self, tasks: Sequence[tuple[int, int]], config: ASPOConfig | None) -> list[Future[RolloutGroup]]:
         config = config or self.config
         encoder, pool = self._tasks_of(config)
         requests = [
@@ -118,7 +123,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         )
         return groups
 
-    def _encode(self, encoder: PromptEncoder, index: int, config) -> Prompt:
+    def _encode(self, encoder: PromptEncoder, index: int, config: ASPOConfig) -> Prompt:
         prompt = encoder.encode(index)
         if len(prompt.ids) > config.max_prompt_tokens:
             raise ValueError(
@@ -146,16 +151,17 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
             self._thread.call(lambda sampler: load(weight_sync.fetch(handle)))
             self._weights = handle
 
-    def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """The runner owns nothing that a checkpoint needs: order and seeds are functions of the driver's position."""
         return {WEIGHTS_SEQ_NO: self.weights_version}
 
-    def get_ctor_args_and_kwargs(self):
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
         return (), {"config": self.config, "env_creator": self._env_creator}
 
     def get_metrics(self) -> dict[str, Any]:
         """What callbacks logged here since the last call."""
-        return self.metrics.reduce()
+        metrics: dict[str, Any] = self.metrics.reduce()
+        return metrics
 
     def take_times(self) -> dict[str, float]:
         """Seconds since the last call in which the engine generated, and in which only the graders worked."""
@@ -173,7 +179,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         encoder, _ = self._tasks_of(self.config)
         self.env = encoder.env
 
-    def _tasks_of(self, config) -> tuple[PromptEncoder, GradingPool]:
+    def _tasks_of(self, config: ASPOConfig) -> tuple[PromptEncoder, GradingPool]:
         """The env of a config, as a source of prompts and as copies that grade; made once."""
         # Not repr, which is the same for two data sets of one size.
         key = cloudpickle.dumps((config.env, config.env_config, config.graders, config.grader_timeout_s))
@@ -207,7 +213,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
 
     def _make_engine(self) -> Engine:
         config = self.config
-        settings = {
+        settings: dict[str, Any] = {
             "dtype": config.dtype,
             "max_model_len": max(c.max_model_len for c in (config, *set_configs(config).values())),
             "max_num_seqs": config.max_num_seqs,
@@ -218,24 +224,24 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         if config.engine == "transformers":
             from aspo_rllib.hf_engine import TransformersEngine
 
-            return TransformersEngine(config.llm_model, **settings)
+            return TransformersEngine(config.base_model, **settings)
         on_cpu = not config.num_gpus_per_env_runner
         return VLLMEngine(
-            config.llm_model,
+            config.base_model,
             kv_cache_memory_bytes=config.kv_cache_memory_bytes or (CPU_KV_CACHE_BYTES if on_cpu else None),
             gpu_memory_utilization=config.gpu_memory_utilization,
             tensor_parallel_size=config.tensor_parallel_size,
             **settings,
         )
 
-    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+    def get_spaces(self) -> dict[str, tuple[gym.Space[str], gym.Space[str]]]:
         spaces = (self.env.observation_space, self.env.action_space)
         return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
 
     def assert_healthy(self) -> None:
         assert self.engine is not None and self.env is not None
 
-    def apply(self, func, *args, **kwargs):
+    def apply(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         # RLlib's version ends the actor and leaves the traceback in its log; here the driver gets to see it.
         return func(self, *args, **kwargs)
 
@@ -246,7 +252,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         self._close_envs()
 
 
-def _maker_of_copies(creator: Callable[[EnvContext], gym.Env], context: EnvContext) -> Callable[[], gym.Env]:
+def _maker_of_copies(creator: EnvCreator, context: EnvContext) -> Callable[[], gym.Env[str, str]]:
     """What makes the env in a grading worker, without RLlib, whose import would take each worker many seconds."""
     light = WorkerContext(context, worker_index=context.worker_index, num_workers=context.num_workers)
     if isinstance(creator, partial) and creator.func is _gym_env_creator:
@@ -255,7 +261,7 @@ def _maker_of_copies(creator: Callable[[EnvContext], gym.Env], context: EnvConte
     return partial(creator, light)
 
 
-def load_tokenizer(config) -> tuple[PreTrainedTokenizerBase, list[int]]:
+def load_tokenizer(config: ASPOConfig) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """The model's tokenizer, with the config's chat template if it has one, and the token ids that end a completion.
 
     Raises ValueError if there is no chat template or no end token.
@@ -269,7 +275,7 @@ def load_tokenizer(config) -> tuple[PreTrainedTokenizerBase, list[int]]:
             "set .llm(chat_template=...), for example \"{{ messages[-1]['content'] }}\" for the bare prompt."
         )
     try:
-        generation = GenerationConfig.from_pretrained(config.llm_model)
+        generation = GenerationConfig.from_pretrained(config.base_model)
     except OSError:  # the folder has no generation_config.json
         generation = GenerationConfig()
     stop = {tokenizer.eos_token_id, *np.atleast_1d(generation.eos_token_id or [])} - {None}

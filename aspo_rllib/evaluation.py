@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN, EVALUATION_RESULTS
@@ -13,8 +14,11 @@ from aspo_rllib.samples import completion_rows
 from aspo_rllib.scores import scores
 from aspo_rllib.types import RolloutGroup
 
+if TYPE_CHECKING:
+    from aspo_rllib.aspo import ASPO
 
-def evaluate(algorithm, eval_env_runner_group) -> tuple[dict, int, int]:
+
+def evaluate(algorithm: ASPO, eval_env_runner_group: object) -> tuple[dict[str, float], int, int]:
     """RLlib's `custom_evaluation_function`: asks every evaluation set, one after the other.
 
     Without `eval_sets` the numbers of `summarize` are the result. With them, each set's stand under its name, and
@@ -32,7 +36,8 @@ def evaluate(algorithm, eval_env_runner_group) -> tuple[dict, int, int]:
         accuracies.append(numbers["accuracy"])
         rewards.append(np.mean([r.reward for g in groups for r in g.rollouts]))
         algorithm.latest_evaluation_groups[name] = groups
-    results |= {"accuracy": np.mean(accuracies), f"{ENV_RUNNER_RESULTS}/{EPISODE_RETURN_MEAN}": np.mean(rewards)}
+    results["accuracy"] = float(np.mean(accuracies))
+    results[f"{ENV_RUNNER_RESULTS}/{EPISODE_RETURN_MEAN}"] = float(np.mean(rewards))
     logger = MetricsLogger(root=False)
     for name, value in results.items():
         logger.log_value(tuple(name.split("/")), float(value), reduce="mean", window=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
-from aspo_rllib.types import UpdateResult
+from aspo_rllib.types import TrainBatch, UpdateResult
 from aspo_rllib.weight_sync import WeightsHandle
 
 T = TypeVar("T")
@@ -25,6 +25,7 @@ class ASPOLearnerGroup(LearnerGroup):
     """
 
     _weights: WeightsHandle | None = None
+    _workers: list[Any]  # actors
 
     def on_all(self, func: Callable[[Any], T]) -> list[T]:
         """`func(learner)` on every learner. Any failure raises: the others would wait in a collective for ever."""
@@ -32,15 +33,17 @@ class ASPOLearnerGroup(LearnerGroup):
             return [func(self._learner)]
         return self._gather([worker.apply.remote(func) for worker in self._workers])
 
-    def update(self, *, batch=None, batches=None, **kwargs) -> list[UpdateResult]:
+    def update(  # type: ignore[override]
+        self, *, batch: TrainBatch | None = None, batches: Sequence[TrainBatch] = (), **kwargs: Any
+    ) -> list[UpdateResult]:
         """One update on every learner; see `ASPOTorchLearner.update`."""
         self._weights = None
         if self.is_local:
-            return super().update(batch=batch, **kwargs)
-        data = [TrainingData(batch=b) for b in batches]
+            return super().update(batch=batch, **kwargs)  # type: ignore[arg-type,return-value]
+        data = [TrainingData(batch=b) for b in batches]  # type: ignore[arg-type]
         return self._gather([w.update.remote(training_data=d) for w, d in zip(self._workers, data, strict=True)])
 
-    def _gather(self, refs: list[ray.ObjectRef]) -> list[Any]:
+    def _gather(self, refs: list[ray.ObjectRef[Any]]) -> list[Any]:
         """All results; the first error ends all learners and is raised."""
         pending = refs
         while pending:
@@ -64,7 +67,7 @@ class ASPOLearnerGroup(LearnerGroup):
         components: str | Collection[str] | None = None,
         *,
         not_components: str | Collection[str] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """The weights as a handle, for env runners. Optimizer state travels in checkpoints only."""
         if not self._check_component(COMPONENT_LEARNER, components, not_components):
@@ -79,7 +82,9 @@ class ASPOLearnerGroup(LearnerGroup):
             self._weights = None
             self.on_all(lambda learner: learner.load_weights(handle))
 
-    def save_to_path(self, path=None, *, state=None, filesystem=None, use_msgpack=False) -> str:
+    def save_to_path(  # type: ignore[override]
+        self, path: str | Path, *, state: Any = None, filesystem: Any = None, use_msgpack: bool = False
+    ) -> str:
         """Every rank writes its shards below `path`, rank 0 a Hugging Face folder; raises unless all did.
 
         Raises RuntimeError if a learner, on another node, does not see the folder.
@@ -95,7 +100,9 @@ class ASPOLearnerGroup(LearnerGroup):
         self.on_all(lambda learner: learner.save_checkpoint(path))
         return str(path)
 
-    def restore_from_path(self, path, *, component=None, filesystem=None, **kwargs) -> None:
+    def restore_from_path(
+        self, path: str | Path, *, component: str | None = None, filesystem: Any = None, **kwargs: Any
+    ) -> None:
         """Load what `save_to_path` wrote, with any number of learners."""
         path = Path(path).resolve()
         self._weights = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +82,7 @@ def run(
     if not args.dry_run:
         _check_storage(config, args, checkpoint_config)
     if not ray.is_initialized():
-        ray.init(logging_level="ERROR", logging_config=ray.LoggingConfig(log_level="ERROR"))
+        ray.init(logging_level=logging.ERROR, logging_config=ray.LoggingConfig(log_level="ERROR"))
     try:
         resources.require_resources(bundles, args.wait_for_nodes_s)
     except RuntimeError as error:
@@ -93,7 +94,9 @@ def run(
     result = _tuner(config, args, checkpoint_config, failure_config, callbacks).fit()[0]
     if result.error:
         raise SystemExit(f"The run failed; see {result.path}")
-    print(f"results     {result.path}\ncheckpoint  {result.checkpoint.path}", flush=True)
+    print(f"results     {result.path}", flush=True)
+    if result.checkpoint is not None:
+        print(f"checkpoint  {result.checkpoint.path}", flush=True)
     return result
 
 
@@ -126,11 +129,11 @@ def _tuner(
         if not args.resume:
             raise SystemExit(f"There is a run at {path} already: give --resume to go on with it, or another --name.")
         print(f"resuming    {path}", flush=True)
-        return tune.Tuner.restore(path, trainable, param_space=config, resume_errored=True)
+        return tune.Tuner.restore(path, trainable, param_space=config, resume_errored=True)  # type: ignore[arg-type]
     print(f"starting    {path}", flush=True)
     return tune.Tuner(
         trainable,
-        param_space=config,
+        param_space=config,  # type: ignore[arg-type]
         run_config=tune.RunConfig(
             name=args.name,
             storage_path=storage,

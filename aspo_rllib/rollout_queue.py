@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
     from aspo_rllib.config import ASPOConfig
+    from aspo_rllib.env_runner import VLLMEnvRunner
     from aspo_rllib.task_order import TaskOrder
 
 Task = tuple[int, int]  # (position, index)
@@ -48,7 +51,7 @@ class Asked:
         groups: dict[int, RolloutGroup] = {}
         while True:
             for some in self._env_runner_group.foreach_env_runner(
-                lambda runner, ticket=ticket: runner.collect(ticket, share),
+                methodcaller("collect", ticket, share),
                 remote_worker_ids=self._runners,
                 local_env_runner=False,
             ):
@@ -65,13 +68,15 @@ class Asked:
         self._runners = runners[: len(tasks)]
         self._ticket = ticket = next(_tickets)
         shares = [tasks[k :: len(self._runners)] for k in range(len(self._runners))]
-        config_ref = self._config_ref
-        self._env_runner_group.foreach_env_runner(
-            [lambda runner, share=share: runner.submit(ticket, share, ray.get(config_ref)) for share in shares],
-            remote_worker_ids=self._runners,
-            local_env_runner=False,
-        )
+        calls: list[Callable[[VLLMEnvRunner], None]] = [
+            partial(_submit_share, ticket, share, self._config_ref) for share in shares
+        ]
+        self._env_runner_group.foreach_env_runner(calls, remote_worker_ids=self._runners, local_env_runner=False)
         return ticket
+
+
+def _submit_share(ticket: int, share: Sequence[Task], config_ref: ray.ObjectRef[Any], runner: VLLMEnvRunner) -> None:
+    runner.submit(ticket, share, ray.get(config_ref))
 
 
 class RolloutQueue:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 
 from aspo_rllib.base_config import TextAlgorithmConfig
 from aspo_rllib.losses import Loss
 
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
+
 
 class ASPOSettings(TextAlgorithmConfig):
     """The fields of ASPOConfig, flat attributes that Tune can search."""
 
-    def __init__(self, algo_class):
+    def __init__(self, algo_class: type[Algorithm]) -> None:
         super().__init__(algo_class=algo_class)
 
         # llm()
@@ -44,7 +47,7 @@ class ASPOSettings(TextAlgorithmConfig):
         self.grader_timeout_s = 120.0
 
         # training()
-        self.loss: str | Loss | Callable = "aspo"
+        self.loss: str | Loss | Callable[..., Any] = "aspo"
         self.batch_prompts = 64
         self.minibatch_prompts = 16
         self.num_epochs = 3
@@ -73,7 +76,7 @@ class ASPOSettings(TextAlgorithmConfig):
         self.warmup_steps = 0
         self.weight_decay = 0.1
         self.betas = (0.9, 0.999)
-        self.grad_clip = 1.0
+        self.grad_clip = 1.0  # type: ignore[assignment]  # RLlib declares it by its default, None
         self.max_tokens_per_microbatch = 16384
         self.layout: str | None = None
         self.max_sync_drift: float | None = None
@@ -166,16 +169,16 @@ class ASPOSettings(TextAlgorithmConfig):
         """
         return self._set("sampling", dict(locals()))
 
-    def training(
+    def training(  # type: ignore[override]
         self,
         *,
-        loss: str | Loss | Callable = NotProvided,
+        loss: str | Loss | Callable[..., Any] = NotProvided,
         batch_prompts: int = NotProvided,
         minibatch_prompts: int = NotProvided,
         num_epochs: int = NotProvided,
         max_staleness: int = NotProvided,
         old_logprobs: str = NotProvided,
-        lr: float | list = NotProvided,
+        lr: float | list[Any] = NotProvided,
         warmup_steps: int = NotProvided,
         weight_decay: float = NotProvided,
         betas: tuple[float, float] = NotProvided,

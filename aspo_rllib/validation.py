@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aspo_rllib.evaluation_sets import check_eval_sets, set_configs
 from aspo_rllib.lora import check_settings
@@ -222,7 +223,7 @@ def check_lr(config: ASPOConfig) -> None:
     _require(config, "lr", expected, _is_schedule)
 
 
-def _is_schedule(value) -> bool:
+def _is_schedule(value: object) -> bool:
     """What RLlib takes, and what it would fail on only when the learner is built."""
     if not isinstance(value, (list, tuple)) or len(value) < 2:
         return False
@@ -234,15 +235,15 @@ def _is_schedule(value) -> bool:
     return steps[0] == 0 and all(a < b for a, b in pairwise(steps)) and min(rates) >= 0
 
 
-def _require(config: ASPOConfig, field: str, expected: str, holds) -> None:
+def _require(config: ASPOConfig, field: str, expected: str, holds: Callable[[Any], bool]) -> None:
     value = getattr(config, field)
     if not holds(value):
         raise ValueError(f"{field}={value!r}: expected {expected}.")
 
 
-def _is_int(value) -> bool:
+def _is_int(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and value == value
