@@ -9,7 +9,7 @@ OLDEST_TORCH := 2.12.0
 # What uv is told about torch where pip finds no CPU build of it.
 TORCH_BACKEND ?= --torch-backend=cpu
 
-.PHONY: quickstart test test-slow test-package test-oldest lint install
+.PHONY: quickstart test test-slow soak test-package test-oldest lint install
 
 quickstart: install  ## train the bundled model with ASPO, in a few minutes
 	$(BIN)/python tuned_examples/arithmetic_aspo.py
@@ -20,18 +20,8 @@ test: install  ## the fast tests
 test-slow: install  ## the tests that take minutes
 	$(PYTEST) -m slow
 
-# `uv build` makes the wheel from the sdist, so that this tests both.
-test-package: install  ## build, install into an empty environment, and run the quickstart there, away from this folder
-	$(eval OUTSIDE := $(shell mktemp -d))
-	$(BIN)/uv build --quiet --out-dir $(OUTSIDE)/dist
-	$(PYTHON) -m venv $(OUTSIDE)/venv
-	@$(call install_torch,$(OUTSIDE)/venv,$(TORCH))
-	$(BIN)/uv pip install --quiet --python $(OUTSIDE)/venv "$$(echo $(OUTSIDE)/dist/*.whl)[cpu,plots]"
-	@for file in $$(git ls-files aspo_rllib envs tuned_examples); do \
-		test -e $(OUTSIDE)/venv/lib/python3*/site-packages/$$file || { echo "the wheel lacks $$file"; exit 1; }; \
-	done
-	cd $(OUTSIDE) && venv/bin/python -m tuned_examples.arithmetic_aspo --iterations 2
-	rm -r $(OUTSIDE)
+soak: install  ## two hundred iterations in which something dies every twenty
+	$(PYTEST) -s -m soak
 
 # `uv build` makes the wheel from the sdist, so that this tests both.
 test-package: install  ## build, install into an empty environment, and run the quickstart there, away from this folder

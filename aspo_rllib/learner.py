@@ -47,17 +47,6 @@ def _policy_of(module: MultiRLModule) -> Policy:
     assert isinstance(causal_lm, CausalLMModule)
     return causal_lm.policy
 
-if TYPE_CHECKING:
-    from aspo_rllib.config import ASPOConfig
-
-T = TypeVar("T")
-
-
-def _policy_of(module: MultiRLModule) -> Policy:
-    causal_lm = module[DEFAULT_MODULE_ID]
-    assert isinstance(causal_lm, CausalLMModule)
-    return causal_lm.policy
-
 
 class ASPOTorchLearner(TorchLearner):
     """RLlib's TorchLearner for completions: FSDP2 instead of DDP, TrainBatch instead of padded episodes."""

@@ -87,10 +87,6 @@ def _submit_share(ticket: int, share: Sequence[Task], config_ref: ray.ObjectRef[
     runner.submit(ticket, share, ray.get(config_ref))
 
 
-def _submit_share(ticket: int, share: Sequence[Task], config_ref: ray.ObjectRef[Any], runner: VLLMEnvRunner) -> None:
-    runner.submit(ticket, share, ray.get(config_ref))
-
-
 class RolloutQueue:
     """Whole batches in the order of the tasks, so that none is older than `max_staleness` updates.
 
