@@ -154,7 +154,7 @@ def test_train_reports(run, key):
 
 OWN_METRICS = (
     *("cap", "clip", "entropy", "grader", "groups", "health", "kl", "length", "optim", "ratio", "repetition", "reward"),
-    *("sampler", "sync", "tasks", "tokens", "weight"),
+    *("runners", "sampler", "staleness", "sync", "tasks", "tokens", "weight"),
 )
 
 
