@@ -88,7 +88,7 @@ class RunnerPool:
         Waits while there is none. Raises RuntimeError when none came back within `env_runner_restore_timeout_s`, or
         none ever will.
         """
-        limit = self._config.env_runner_restore_timeout_s
+        limit = self._config.env_runner_restore_timeout_s if self._config.restart_failed_env_runners else 0.0
         deadline = time.monotonic() + limit
         while True:
             _, num_gone = self._probe()
@@ -97,7 +97,7 @@ class RunnerPool:
             if num_gone == self._actors.num_actors() or time.monotonic() > deadline:
                 raise RuntimeError(
                     f"No env runner is left: {num_gone} of {self._actors.num_actors()} cannot be restarted, the others "
-                    f"did not come back within env_runner_restore_timeout_s={limit:g}. The last error is above."
+                    f"did not come back within {limit:g} s (env_runner_restore_timeout_s). The last error is above."
                 ) from self.last_error
             time.sleep(POLL_S)
 
@@ -125,11 +125,11 @@ class RunnerPool:
 
     def _lose(self, number: int, error: Exception) -> None:
         """Take a runner out of service; Ray starts it anew."""
+        self.last_error = error
         if not self._config.restart_failed_env_runners:
             raise error
         print(f"env runner {number} is restarted: {error}", file=sys.stderr, flush=True)
         self.num_lost += 1
-        self.last_error = error
         self._actors.set_actor_state(number, healthy=False)
         if not isinstance(error, RayActorError):
             # It lives, but after an exception its engine and env are not to be trusted.
