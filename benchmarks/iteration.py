@@ -47,8 +47,9 @@ def bare_generate(runner, prompts: list[list[int]], group_size: int, max_tokens:
     from vllm import SamplingParams
 
     params = SamplingParams(
-        n=group_size, temperature=1.0, max_tokens=max_tokens, logprobs=0, flat_logprobs=True, detokenize=False
-    )
+        n=group_size, temperature=1.0, max_tokens=max_tokens, logprobs=0, flat_logprobs=True, detokenize=False,
+        ignore_eos=True,
+    )  # fmt: skip
     start = time.perf_counter()
     outputs = runner.engine._llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
     seconds = time.perf_counter() - start
