@@ -40,6 +40,7 @@ def make_config(loss: str, seed: int, iterations: int) -> ASPOConfig:
             evaluation_duration=128,
             evaluation_config={"env_config": {"split": "test"}},
         )
+        .fault_tolerance(restart_failed_env_runners=False)  # the only one: its error ends the trial at once
         .debugging(seed=seed)
     )
 
