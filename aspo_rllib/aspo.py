@@ -45,7 +45,7 @@ from aspo_rllib.types import RolloutGroup, TrainBatch
 from aspo_rllib.watchdog import watch
 
 PROBE_PROMPTS = 8
-PROBE_TOKENS = 16
+PROBE_TOKENS = 4  # the first comes from the prompt's pass, the others from steps over the cache
 HELD_OUT_ACCURACY = "held_out_accuracy"
 
 

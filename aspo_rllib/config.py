@@ -102,6 +102,11 @@ class ASPOConfig(ASPOSettings):
         return self.num_graders or max(1, int(self.num_cpus_per_env_runner))
 
     @property
+    def completions_are_seeded(self) -> bool:
+        """`seed_completions`, or what suits the device of the engines."""
+        return not self.num_gpus_per_env_runner if self.seed_completions is None else self.seed_completions
+
+    @property
     def max_model_len(self) -> int:
         """Tokens of the longest possible rollout."""
         return self.max_prompt_tokens + self.max_completion_tokens

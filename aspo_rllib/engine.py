@@ -202,6 +202,7 @@ class VLLMEngine(Engine):
             flat_logprobs=True,
             detokenize=False,
             output_kind=self._final_only,
+            skip_clone=True,  # a deep copy of each costs as much as ten tokens of a small model
         )
         self._llm.llm_engine.add_request(
             request_id, {"prompt_token_ids": prompt_ids.tolist()}, params, lora_request=self._adapters

@@ -114,7 +114,9 @@ class GroupSampler:
         self._generate_s = self._grade_s = 0.0
         return times
 
-    def _submit(self, request_id: str, prompt_ids: np.ndarray, config: ASPOConfig, seed: int, **overrides: Any) -> None:
+    def _submit(
+        self, request_id: str, prompt_ids: np.ndarray, config: ASPOConfig, seed: int | None, **overrides: Any
+    ) -> None:
         settings: dict[str, Any] = {
             "temperature": config.temperature,
             "top_p": config.top_p,
@@ -123,8 +125,10 @@ class GroupSampler:
         }
         self.engine.submit(request_id, prompt_ids, seed=seed, **(settings | overrides))
 
-    def _seed(self, request: GroupRequest, g: int) -> int:
+    def _seed(self, request: GroupRequest, g: int) -> int | None:
         """A seed per completion that depends on nothing but the run's seed and the prompt's place in it."""
+        if not request.config.completions_are_seeded:
+            return None
         stream = _EVALUATION if request.config.in_evaluation else _TRAINING
         return int(np.random.SeedSequence([self._base_seed, stream, request.position, g]).generate_state(1)[0])
 
@@ -147,7 +151,7 @@ class GroupSampler:
     def _have_graded(self, completion: Completion) -> None:
         serial, g = self._requests.pop(completion.request_id)
         group = self._groups[serial]
-        text = self._tokenizer.decode(completion.completion_ids, skip_special_tokens=True)
+        text = self._tokenizer.decode(completion.completion_ids.tolist(), skip_special_tokens=True)
         assert isinstance(text, str)  # a list only for several completions
         group.completions[g] = (completion, text)
         group.request.pool.submit((serial, g), group.request.index, text)

@@ -13,6 +13,7 @@ from aspo_rllib.losses import PolicyLoss, kl_penalty
 from aspo_rllib.types import RolloutGroup, UpdateResult
 
 REPETITION_NGRAM_WORDS = 20
+_HASH_BASE = 6364136223846793005  # odd and large: every bit of a word's hash counts
 PROBABILITY_BUCKETS = 10
 
 Number = float | Tensor  # of no dimension
@@ -137,5 +138,12 @@ def staleness_metrics(groups: Sequence[RolloutGroup], weights_version: int) -> d
 def repetition(text: str) -> float:
     """Share of a text's 20-grams of words that occurred before in it; 0 for shorter texts."""
     words = text.split()
-    ngrams = [tuple(words[i : i + REPETITION_NGRAM_WORDS]) for i in range(len(words) - REPETITION_NGRAM_WORDS + 1)]
-    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+    num_ngrams = len(words) - REPETITION_NGRAM_WORDS + 1
+    if num_ngrams < 1:
+        return 0.0
+    # By 64-bit hashes: tuples of words take four times as long, more than the rest of a batch's metrics together.
+    hashes = np.fromiter(map(hash, words), np.int64, len(words))
+    ngrams = np.zeros(num_ngrams, np.int64)
+    for k in range(REPETITION_NGRAM_WORDS):
+        ngrams = ngrams * _HASH_BASE + hashes[k : k + num_ngrams]  # wraps around
+    return 1 - len(np.unique(ngrams)) / num_ngrams

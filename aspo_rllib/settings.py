@@ -43,6 +43,7 @@ class ASPOSettings(TextAlgorithmConfig):
         self.max_completion_tokens = 1024
         self.max_refills = 0
         self.oversampling = 1.0
+        self.seed_completions: bool | None = None
         self.num_graders: int | None = None
         self.grader_timeout_s = 120.0
 
@@ -151,6 +152,7 @@ class ASPOSettings(TextAlgorithmConfig):
         max_completion_tokens: int = NotProvided,
         max_refills: int = NotProvided,
         oversampling: float = NotProvided,
+        seed_completions: bool | None = NotProvided,
         num_graders: int | None = NotProvided,
         grader_timeout_s: float = NotProvided,
         **unknown: Any,
@@ -168,6 +170,10 @@ class ASPOSettings(TextAlgorithmConfig):
                 wrong, >= 0 (paper: 0; DAPO's dynamic sampling: 10 or so). It then goes on with what there is.
             oversampling: Prompts asked per prompt needed, >= 1. Above 1 the slowest ones are given up once the batch is
                 full, which favours short completions.
+            seed_completions: Whether every completion has a random seed of its own, made of the run's seed and its
+                prompt's place in it: then it does not depend on which runner draws it beside what, and a resumed run is
+                exact. vLLM draws for such completions one by one: on CPU 10 % of a tiny model's time. None: on CPU;
+                on GPU, where probabilities depend on what else is in the batch, it would buy nothing.
             num_graders: Worker processes per env runner that grade on copies of the env while the engine generates,
                 >= 1. None: as many as the runner has CPUs (`num_cpus_per_env_runner`).
             grader_timeout_s: Longest time for one completion, > 0; then it earns 0 and counts as a timeout. A last

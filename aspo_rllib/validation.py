@@ -35,6 +35,7 @@ _RANGES = [
     ("max_staleness", "an int >= 0", lambda v: _is_int(v) and v >= 0),
     ("max_refills", "an int >= 0", lambda v: _is_int(v) and v >= 0),
     ("oversampling", "a number >= 1", lambda v: _is_number(v) and v >= 1),
+    ("seed_completions", "True, False or None", lambda v: v in (None, True, False)),
     ("old_logprobs", "'learner' or 'sampler'", lambda v: v in ("learner", "sampler")),
     ("clip_low", "in [0, 1], or None", lambda v: v is None or (_is_number(v) and 0 <= v <= 1)),
     ("clip_high", ">= 0, or None", lambda v: v is None or (_is_number(v) and v >= 0)),

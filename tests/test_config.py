@@ -357,3 +357,11 @@ def test_greedy_evaluation_needs_a_group_size_of_one(make_config):
         config.get_evaluation_config_object().validate()
     config.evaluation(evaluation_config={"temperature": 0.0, "group_size": 1})
     config.get_evaluation_config_object().validate()
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "seeded"), [(None, 0, True), (None, 1, False), (True, 1, True), (False, 0, False)]
+)
+def test_completions_have_seeds_of_their_own_on_cpu_or_when_asked(make_config, given, gpus, seeded):
+    config = make_config().sampling(seed_completions=given).env_runners(num_gpus_per_env_runner=gpus)
+    assert config.completions_are_seeded is seeded

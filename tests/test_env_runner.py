@@ -117,6 +117,13 @@ def test_siblings_and_repetitions_of_a_task_differ(runner, config):
     assert tokens([groups[0]]) != tokens([groups[2]])  # the same task at another position
 
 
+def test_without_seeds_of_their_own_completions_are_drawn_from_the_engines_stream(runner, config):
+    unseeded = config.copy(copy_frozen=False).sampling(temperature=2.0, seed_completions=False)
+    first, second = (ray.get(runner.sample.remote(tasks=TASKS, config=unseeded)) for _ in range(2))
+    assert tokens(first) != tokens(second)
+    assert [(g.position, len(g.rollouts)) for g in first] == [(position, 6) for position, _ in TASKS]
+
+
 def test_evaluation_draws_from_another_stream(runner, groups, config):
     evaluation = config.copy(copy_frozen=False)
     evaluation.in_evaluation = True

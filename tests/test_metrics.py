@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -159,3 +160,11 @@ def test_repetition_by_hand():
     # 24 times the same word: 5 equal windows: 1 - 1/5.
     assert repetition("again " * 24) == pytest.approx(4 / 5)
     assert repetition("") == 0.0
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 3, 1000])
+def test_repetition_counts_windows_of_words(vocabulary):
+    words = np.random.default_rng(0).integers(0, vocabulary, 500).astype(str).tolist()
+    words = [*words[:200], *words[100:300]]  # a passage of 100 words once more
+    windows = [tuple(words[i : i + 20]) for i in range(len(words) - 19)]
+    assert repetition(" ".join(words)) == pytest.approx(1 - len(set(windows)) / len(windows))
