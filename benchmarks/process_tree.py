@@ -10,7 +10,7 @@ from threading import Event, Thread
 
 import psutil
 
-MEMORY_POLL_S = 0.2
+MEMORY_POLL_S = 0.5  # a look costs 50 ms and more: the kernel walks all page tables
 
 
 def processes(pid: int) -> list[psutil.Process]:

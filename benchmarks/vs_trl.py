@@ -14,7 +14,7 @@ TRL: `generate` with its default cache, forward and backward over a quarter of t
 checkpointing, logging or saving; in one thread, and in two. Ours: one runner and the learner, in one thread each,
 which overlap (max_staleness=1); "ours" without that.
 
-The systems' processes stand beside each other and take turns, `--repeats` times at least `--seconds` each; medians.
+The systems' processes stand beside each other and take turns, `--repeats` times for `--seconds` and until an iteration ends; medians.
 Start and warm-up do not count. CPU seconds are those of all processes of a system, Ray's included. Memory is the most
 until the warm-up is over, pages that several processes share counted once. Ratios are to the better of TRL's two.
 """
@@ -90,7 +90,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", choices=list(EPOCHS_AND_MINIBATCHES), default=[1, 12])
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=DEFAULT_SYSTEMS)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=18.0, help="a repeat ends with the first iteration after them")
+    parser.add_argument(
+        "--seconds", type=float, default=15.0, help="a repeat ends with the iteration during which they are over"
+    )
     parser.add_argument("--prompts", type=int, default=8, help=f"per iteration, a multiple of {DIVISOR}")
     parser.add_argument("--group-size", type=int, default=16)
     args = parser.parse_args()
