@@ -14,9 +14,10 @@ TRL: `generate` with its default cache, forward and backward over a quarter of t
 checkpointing, logging or saving; in one thread, and in two. Ours: one runner and the learner, in one thread each,
 which overlap (max_staleness=1); "ours" without that.
 
-The systems' processes stand beside each other and take turns, `--repeats` times for `--seconds` and until an iteration ends; medians.
-Start and warm-up do not count. CPU seconds are those of all processes of a system, Ray's included. Memory is the most
-until the warm-up is over, pages that several processes share counted once. Ratios are to the better of TRL's two.
+The systems' processes stand beside each other and take turns, `--repeats` times for `--seconds` and until an iteration
+ends; medians. Start and warm-up do not count. CPU seconds are those of all processes of a system, Ray's included.
+Memory is the most until the warm-up is over, pages that several processes share counted once. Ratios are to the better
+of TRL's two.
 """
 
 from __future__ import annotations
