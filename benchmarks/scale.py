@@ -130,7 +130,7 @@ def measured_parts(args: argparse.Namespace) -> Parts:
             return parts
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch
     import ray
-    from tiny_models import ends_at_random, save_model
+    from endings import ends_at_random, save_model
 
     ray.init("local", num_cpus=6, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:

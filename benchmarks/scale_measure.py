@@ -1,6 +1,6 @@
 """The parts of scale_model.py, measured by real iterations on this machine's cores, and its predictions checked so.
 
-The model is that of tiny_models.py which ends at random. Parts are fitted to the time/... metrics of runs at a few
+The model is the one of endings.py that ends at random. Parts are fitted to the time/... metrics of runs at a few
 sizes, with one and two runners and learners.
 """
 

@@ -32,7 +32,7 @@ from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-from tiny_models import save_model
+from endings import save_model
 from vs_trl_job import CAP_TOKENS, ENDINGS, EPOCHS_AND_MINIBATCHES, Job
 from vs_trl_side import Repeat, Side
 
@@ -50,16 +50,17 @@ DIVISOR = 4  # of the prompts: 4 mini-batches, and as many parts of TRL's batch
 def compare(systems: list[str], job: dict, scratch: Path) -> None:
     """Run all systems in one setting and print its part of the table."""
     with ExitStack() as stack:
-        sides = {}
+        sides, peak_bytes = {}, {}
         for name in systems:
             script, threads, max_staleness = SYSTEMS[name]
             log = scratch / f"{len(sides)}.log"
             sides[name] = Side(script, Job(**job, max_staleness=max_staleness), threads, log)
             stack.callback(sides[name].stop)
+            peak_bytes[name] = sides[name].warm_up()
         rounds = [{name: side.repeat() for name, side in sides.items()} for _ in range(job["repeats"])]
         for name, side in sides.items():
-            report(job, name, [repeats[name] for repeats in rounds], side.peak_bytes, side.finish())
-        report_ratios(rounds, {name: side.peak_bytes for name, side in sides.items()})
+            report(job, name, [repeats[name] for repeats in rounds], peak_bytes[name], side.finish())
+        report_ratios(rounds, peak_bytes)
 
 
 def report(job: dict, name: str, repeats: list[Repeat], peak_bytes: int, lengths: list[int]) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tiny_models import ends_at_random, never_ends
+from endings import ends_at_random, never_ends
 
 from envs.arithmetic import ArithmeticEnv
 from envs.text_env import Grade, Task

@@ -27,9 +27,9 @@ class Repeat:
 
 
 class Side:
-    """Starts `script` and warms it up. threads: OMP_NUM_THREADS of each of its processes.
+    """Starts `script`. threads: OMP_NUM_THREADS of each of its processes.
 
-    Raises RuntimeError, here and later, with the end of what it wrote to stderr, if it ends early.
+    Waiting for it raises RuntimeError, with the end of what it wrote to stderr, if it ends early.
     """
 
     def __init__(self, script: str, job: Job, threads: int, log: Path):
@@ -50,9 +50,12 @@ class Side:
                 text=True,
                 env=environment,
             )
+
+    def warm_up(self) -> int:
+        """The most memory until it is warm, in bytes."""
         with watch_own_bytes(self._process.pid) as own:
             self._expect("READY")
-        self.peak_bytes = max(own) + file_bytes(self._process.pid)
+        return max(own) + file_bytes(self._process.pid)
 
     def repeat(self) -> Repeat:
         pid = self._process.pid

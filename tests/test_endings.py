@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from tiny_models import END_TOKENS, LATENESS, ends_at_random, never_ends, save_model
+from endings import END_TOKENS, LATENESS, ends_at_random, never_ends, save_model
 
 LONGEST = 192
 
