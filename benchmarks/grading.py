@@ -16,10 +16,11 @@ import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from math_verify import parse, verify
+from timing import timed
 
 from envs.grading.answers import CodeTests, MathAnswer
 from envs.grading.code.grader import CodeGrader
@@ -83,9 +84,8 @@ def rates(ways: dict[str, Callable[[int], Sequence[bool]]], repeats: int) -> dic
     measured: dict[str, list[float]] = {name: [] for name in ways}
     for r in range(repeats):
         for name, way in ways.items():
-            start = time.perf_counter()
-            verdicts = way(r)
-            measured[name].append(len(verdicts) / (time.perf_counter() - start))
+            seconds, verdicts = timed(partial(way, r))
+            measured[name].append(len(verdicts) / seconds)
     return {name: statistics.median(values) for name, values in measured.items()}
 
 

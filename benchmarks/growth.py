@@ -14,11 +14,13 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
+from functools import partial
 
 import numpy as np
 import ray
+from memory_peak import peak_bytes, reset_peak
 from ray.rllib.core import DEFAULT_MODULE_ID
+from timing import seconds_of
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
@@ -43,17 +45,6 @@ def make_group(num_tokens: int) -> RolloutGroup:
     return RolloutGroup(0, 0, "", tuple(rollouts))
 
 
-def high_water_mark() -> int:
-    """Most bytes that were resident since `reset_peak`."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-
-
-def reset_peak(learner) -> None:
-    with open("/proc/self/clear_refs", "w") as refs:
-        refs.write("5")
-
-
 def measure(config: ASPOConfig, num_learners: int, sizes: list[int], repeats: int) -> dict[int, tuple[float, int]]:
     """tokens -> (median seconds, peak bytes) of an update."""
     config = config.copy(copy_frozen=False).learners(num_learners=num_learners)
@@ -72,11 +63,9 @@ def measure(config: ASPOConfig, num_learners: int, sizes: list[int], repeats: in
         )
         seconds, peaks = [], []
         for _ in range(repeats + 1):
-            learners.on_all(reset_peak)
-            start = time.perf_counter()
-            learners.update(batches=batches)
-            seconds.append(time.perf_counter() - start)
-            peaks.append(max(learners.on_all(lambda learner: high_water_mark())))
+            learners.on_all(lambda learner: reset_peak())
+            seconds.append(seconds_of(partial(learners.update, batches=batches)))
+            peaks.append(max(learners.on_all(lambda learner: peak_bytes())))
         measured[num_tokens] = statistics.median(seconds[1:]), max(peaks[1:])
     learners.shutdown()
     return measured

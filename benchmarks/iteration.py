@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import time
+from collections.abc import Callable
 
 import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
+from timing import seconds_of, timed
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.batching import COSTS, build_train_batches
@@ -50,9 +51,8 @@ def bare_generate(runner, prompts: list[list[int]], group_size: int, max_tokens:
         n=group_size, temperature=1.0, max_tokens=max_tokens, logprobs=0, flat_logprobs=True, detokenize=False,
         ignore_eos=True,
     )  # fmt: skip
-    start = time.perf_counter()
-    outputs = runner.engine._llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
-    seconds = time.perf_counter() - start
+    inputs = [{"prompt_token_ids": p} for p in prompts]
+    seconds, outputs = timed(lambda: runner.engine._llm.generate(inputs, params, use_tqdm=False))
     assert sum(len(o.token_ids) for out in outputs for o in out.outputs) == len(prompts) * group_size * max_tokens
     return seconds
 
@@ -61,16 +61,10 @@ def on_runner(algo: Algorithm, func):
     return algo.env_runner_group.foreach_env_runner(func, local_env_runner=False)[0]
 
 
-def timed(func) -> float:
-    start = time.perf_counter()
-    func()
-    return time.perf_counter() - start
-
-
 def one_round(algo: Algorithm, round_number: int) -> dict[str, float]:
     """Seconds of an iteration, of the runner's sampling, and of the bare parts."""
     config = algo.config
-    seconds = {"iteration": timed(algo.train)}
+    seconds = {"iteration": seconds_of(algo.train)}
     groups = algo.latest_groups
     batches = build_train_batches(
         groups,
@@ -80,11 +74,11 @@ def one_round(algo: Algorithm, round_number: int) -> dict[str, float]:
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         cost=COSTS[algo._layout],
     )
-    seconds["learn"] = timed(lambda: algo.learner_group.update(batches=batches))
+    seconds["learn"] = seconds_of(lambda: algo.learner_group.update(batches=batches))
     prompts = [g.rollouts[0].prompt_ids.tolist() for g in groups]
     size, tokens = config.group_size, config.max_completion_tokens
     tasks = [(10**6 * (round_number + 1) + g.position, g.index) for g in groups]  # other seeds than training's
-    seconds["runner"] = on_runner(algo, lambda runner: timed(lambda: runner.sample(tasks=tasks)))
+    seconds["runner"] = on_runner(algo, lambda runner: seconds_of(lambda: runner.sample(tasks=tasks)))
     on_runner(algo, lambda runner: runner.engine._forget_prefixes())
     seconds["generate"] = on_runner(algo, lambda runner: bare_generate(runner, prompts, size, tokens))
     on_runner(algo, lambda runner: runner.engine._forget_prefixes())
@@ -118,31 +112,22 @@ def driver_seconds(repeats: int) -> float:
         )  # fmt: skip
         rollout_metrics(groups), staleness_metrics(groups, 0)
 
-    return statistics.median(timed(work) for _ in range(repeats))
+    return statistics.median(seconds_of(work) for _ in range(repeats))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=64, help="of each completion")
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    rounds: dict[int, list[dict[str, float]]] = {}
-    algos = {k: make_config(args.prompts, args.tokens, max_staleness=k).build_algo() for k in (0, 1)}
-    for algo in algos.values():
-        on_runner(algo, never_stop)
-        algo.train()  # warm
-    for k, algo in algos.items():
-        # Overlapped, nothing may come between two iterations: the runner would get ahead meanwhile.
-        one = {0: one_round, 1: lambda algo, n: {"iteration": timed(algo.train)}}[k]
-        rounds[k] = [one(algo, n) for n in range(args.repeats)]
-        algo.stop()
-    ray.shutdown()
+def median_round(
+    config: ASPOConfig, one_round: Callable[[Algorithm, int], dict[str, float]], repeats: int
+) -> dict[str, float]:
+    """Medians of what `one_round(algo, its number)` returns, after a warm-up."""
+    algo = config.build_algo()
+    on_runner(algo, never_stop)
+    algo.train()
+    rounds = [one_round(algo, n) for n in range(repeats)]
+    algo.stop()
+    return {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
 
-    median = {k: {name: statistics.median(r[name] for r in rounds[k]) for name in rounds[k][0]} for k in rounds}
-    alone, overlapped = median[0], median[1]
+
+def report(args: argparse.Namespace, alone: dict[str, float], overlapped: dict[str, float]) -> None:
     total = args.prompts * 16 * args.tokens
     print(f"{args.prompts} prompts x 16 completions of {args.tokens} tokens = {total:,} tokens, {args.repeats} rounds")
     print(f"{'way':<42} {'seconds':>8} {'ratio':>6}")
@@ -159,6 +144,25 @@ def main() -> None:
     ):
         print(f"{name:<42} {seconds:>8.3f} {seconds / bare:>6.2f}")
     print(f"driver, 512 rollouts x 1,000 tokens: {1e3 * driver_seconds(9):.0f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=64, help="of each completion")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    alone = median_round(make_config(args.prompts, args.tokens, max_staleness=0), one_round, args.repeats)
+    # Nothing may come between two iterations: the runner would get ahead meanwhile.
+    overlapped = median_round(
+        make_config(args.prompts, args.tokens, max_staleness=1),
+        lambda algo, n: {"iteration": seconds_of(algo.train)},
+        args.repeats,
+    )
+    ray.shutdown()
+    report(args, alone, overlapped)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
+from functools import partial
 
 import numpy as np
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from timing import seconds_of, take_turns
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from aspo_rllib import ASPOConfig
@@ -126,13 +127,7 @@ def main() -> None:
             "learner, padded": Learner(folder, rollouts, "padded"),
             "naive, padded": Bare(folder, rollouts, padded=True),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for repeat in range(args.repeats + 1):
-            for name, way in ways.items():
-                start = time.perf_counter()
-                way.step()
-                if repeat:  # the first one warms up
-                    seconds[name].append(time.perf_counter() - start)
+        seconds = take_turns({name: partial(seconds_of, way.step) for name, way in ways.items()}, args.repeats)
 
     tokens = sum(r.num_tokens for r in rollouts)
     bare = statistics.median(seconds["bare, one by one"])

@@ -15,8 +15,11 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
+import memory_peak
 import torch
+from timing import take_turns
 from torch import Tensor
 
 from aspo_rllib.logprobs import linear_logprobs, token_logprobs
@@ -42,29 +45,23 @@ def forward_backward(method: Callable, hidden: Tensor, weight: Tensor, targets: 
     return time.perf_counter() - start, peak(hidden.device) - before
 
 
-def _status(field: str) -> int:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
-
-
 def reset_peak(device: torch.device) -> None:
     """Forget the high-water mark."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     else:
-        with open("/proc/self/clear_refs", "w") as refs:
-            refs.write("5")
+        memory_peak.reset_peak()
 
 
 def resident(device: torch.device) -> int:
     """Bytes in use now."""
-    return torch.cuda.memory_allocated() if device.type == "cuda" else _status("VmRSS:")
+    return torch.cuda.memory_allocated() if device.type == "cuda" else memory_peak.resident_bytes()
 
 
 def peak(device: torch.device) -> int:
     """Most bytes in use since `reset_peak`."""
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM:")
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else memory_peak.peak_bytes()
 
 
 def free_bytes(device: torch.device) -> int:
@@ -77,11 +74,8 @@ def free_bytes(device: torch.device) -> int:
 
 def interleaved(methods: dict[str, Callable], inputs: tuple, repeats: int) -> dict[str, tuple[float, int]]:
     """Median seconds and largest peak of each method; the repeats take turns, after one that does not count."""
-    runs: dict[str, list[tuple[float, int]]] = {name: [] for name in methods}
-    for _ in range(repeats + 1):
-        for name, method in methods.items():
-            runs[name].append(forward_backward(method, *inputs))
-    return {n: (statistics.median(t for t, _ in r[1:]), max(m for _, m in r[1:])) for n, r in runs.items()}
+    runs = take_turns({name: partial(forward_backward, method, *inputs) for name, method in methods.items()}, repeats)
+    return {n: (statistics.median(t for t, _ in r), max(m for _, m in r)) for n, r in runs.items()}
 
 
 def main() -> None:
@@ -105,13 +99,13 @@ def main() -> None:
     fitting = int(0.9 * free_bytes(device)) // (PLAIN_ARRAYS * row_bytes) // 256 * 256
     both = min(args.positions, args.plain_positions or fitting)
     both_ways = {"plain": plain, "tiles": linear_logprobs}
-    timed = interleaved(both_ways, (hidden[:both], weight, targets[:both]), args.repeats)
-    rows = [(name, both, *result) for name, result in timed.items()]
+    measured = interleaved(both_ways, (hidden[:both], weight, targets[:both]), args.repeats)
+    rows = [(name, both, *result) for name, result in measured.items()]
     if both < args.positions:
         (full,) = interleaved({"tiles": linear_logprobs}, (hidden, weight, targets), args.repeats).values()
         rows.append(("tiles", args.positions, *full))
 
-    per_position = timed["plain"][0] / both
+    per_position = measured["plain"][0] / both
     print(f"{device.type}, {args.dtype}, {torch.get_num_threads()} thread(s), hidden {args.hidden}, ", end="")
     print(f"vocabulary {args.vocabulary}, median of {args.repeats}")
     print(f"{'way':6} {'positions':>9} {'seconds':>8} {'time / plain':>13} {'peak MB':>8} {'peak / logits':>14}")

@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from functools import partial
 
 import numpy as np
 import torch
+from timing import take_turns
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from aspo_rllib.model import Policy
@@ -67,11 +69,8 @@ def main() -> None:
         "packed, mask": (pack_rows, together, "sdpa"),
         "one by one": (pad_rows, alone, SEQUENCE_ATTENTION),
     }
-    runs: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(args.repeats + 1):
-        for name, (layout, batches, attention) in ways.items():
-            runs[name].append(seconds(policy, layout, batches, attention, args.device))
-    medians = {name: statistics.median(times[1:]) for name, times in runs.items()}
+    runs = take_turns({name: partial(seconds, policy, *way, args.device) for name, way in ways.items()}, args.repeats)
+    medians = {name: statistics.median(times) for name, times in runs.items()}
     print(
         f"{args.device}, {torch.get_num_threads()} thread(s), {args.rollouts} rollouts of {lengths[0]}-{lengths[-1]} ",
         end="",

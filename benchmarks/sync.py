@@ -14,11 +14,11 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 
 import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from timing import timed
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from aspo_rllib import TINY_MODEL, ASPOConfig, weight_sync
@@ -40,12 +40,6 @@ def save_model(folder: str, layers: int) -> None:
     )
     Qwen3ForCausalLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(TINY_MODEL).save_pretrained(folder)
-
-
-def timed(func) -> tuple[float, object]:
-    start = time.perf_counter()
-    result = func()
-    return time.perf_counter() - start, result
 
 
 def one_round(learners, engine: VLLMEngine, buffers: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:

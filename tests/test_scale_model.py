@@ -1,6 +1,5 @@
 """The model of scale behind benchmarks/scale.py, against cases worked out by hand."""
 
-import importlib.util
 import math
 import sys
 from dataclasses import replace
@@ -8,19 +7,10 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
-    spec.loader.exec_module(module)
-    return module
-
-
-scale_model = load("scale_model")
-scale = load("scale")
-from scale_model import Driver, Engine, Learner, Links, Parts, Plan, Sync  # noqa: E402
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import scale_measure
+import scale_model
+from scale_model import Driver, Engine, Learner, Links, Parts, Plan, Sync
 
 # 8 completions of 100 tokens, one mini-batch: nothing but decode steps of 10 ms and 1 ms per token and forward pass.
 FREE_LINKS = Links(0.0, 0.0, 1, 0.0, math.inf, math.inf, node_gpus=8)
@@ -204,8 +194,8 @@ def test_stop_names_the_last_size_worth_having():
 
 
 def test_fit_finds_the_parts_that_made_the_times():
-    tiny = scale.TINY
-    engine = Engine(2e-3, 1e-4, 0.0, 5e-3, prefill_token_s=1e-5, max_num_seqs=scale.MAX_NUM_SEQS)
+    tiny = scale_measure.TINY
+    engine = Engine(2e-3, 1e-4, 0.0, 5e-3, prefill_token_s=1e-5, max_num_seqs=scale_measure.MAX_NUM_SEQS)
     learner = Learner(forward_token_s=1e-5, step_s=0.02)
     links = Links(1e6, 1e6, 4, latency_s=3e-3, node_bytes_s=1e9, network_bytes_s=1e9, node_gpus=2)
     sync = Sync(1e6, fixed_s=0.2, engine_s=0.1, store_bytes_s=1e9, transfer_bytes_s=1e9, load_bytes_s=1e9)
@@ -220,11 +210,11 @@ def test_fit_finds_the_parts_that_made_the_times():
             "sync": scale_model.sync_s(sync, engines, links.node_gpus) + sync.num_bytes / sync.load_bytes_s,
         }
         times["all"] = sum(times.values()) + driver.fixed_s + driver.rollout_s * lengths.size
-        return scale.Iteration(engines, learners, lengths, times, sync.num_bytes)
+        return scale_measure.Iteration(engines, learners, lengths, times, sync.num_bytes)
 
     one, small, short = (iteration(1, 1, *size) for size in ((24, 128), (4, 128), (24, 16)))
-    assert vars(scale.fit_learner([one, small, short])) == pytest.approx(vars(learner))
-    assert vars(scale.fit_engine([one, small, short], learner)) == pytest.approx(vars(engine))
-    assert vars(scale.fit_links([iteration(1, 2, 24, 128)], learner, 1e9)) == pytest.approx(vars(links))
-    assert vars(scale.fit_sync([one], [iteration(2, 1, 24, 128)], 1e9)) == pytest.approx(vars(sync))
-    assert vars(scale.fit_driver([one, small])) == pytest.approx(vars(driver))
+    assert vars(scale_measure.fit_learner([one, small, short])) == pytest.approx(vars(learner))
+    assert vars(scale_measure.fit_engine([one, small, short], learner)) == pytest.approx(vars(engine))
+    assert vars(scale_measure.fit_links([iteration(1, 2, 24, 128)], learner, 1e9)) == pytest.approx(vars(links))
+    assert vars(scale_measure.fit_sync([one], [iteration(2, 1, 24, 128)], 1e9)) == pytest.approx(vars(sync))
+    assert vars(scale_measure.fit_driver([one, small])) == pytest.approx(vars(driver))
