@@ -1,4 +1,4 @@
-"""The learner: old logprobs once, then epochs x mini-batches of policy loss, backward, one optimizer step each."""
+"""The learner: old logprobs once, and epochs x mini-batches of policy loss, backward, one optimizer step each."""
 
 from __future__ import annotations
 
@@ -128,8 +128,11 @@ class ASPOTorchLearner(TorchLearner):
         batch: TrainBatch = training_data.batch  # type: ignore[assignment]
         self.tally, grad_norms = Tally(), []
         start = time.perf_counter()
-        steps = [self._freeze(batch, minibatch) for minibatch in batch.minibatches]
+        steps = [self._cut(batch, minibatch) for minibatch in batch.minibatches]
         self._score_reference(steps)
+        for m in chain.from_iterable(steps[1:]):  # the first step's own forward passes are by the old policy, too
+            with torch.no_grad():
+                self._freeze(m, *self._forward(self.policy, m.tokens))
         scored_s = time.perf_counter() - start
         for _ in range(self.config.num_epochs):
             grad_norms += [self._optimizer_step(microbatches) for microbatches in steps]
@@ -153,9 +156,9 @@ class ASPOTorchLearner(TorchLearner):
             old_logprobs_s=scored_s,
         )
 
-    def _freeze(self, batch: TrainBatch, minibatch: Minibatch) -> list[Microbatch]:
-        """Cut one optimizer step into micro-batches and score them with the policy as it is before the update."""
-        microbatches = [
+    def _cut(self, batch: TrainBatch, minibatch: Minibatch) -> list[Microbatch]:
+        """The micro-batches of one optimizer step."""
+        return [
             build_microbatch(
                 batch,
                 rows,
@@ -167,17 +170,16 @@ class ASPOTorchLearner(TorchLearner):
             )
             for rows in minibatch.microbatches
         ]
-        for m in microbatches:
-            with torch.no_grad():
-                m.old_logprobs, entropy = self._forward(self.policy, m.tokens)
-                m.high_entropy = entropy_class(entropy, m.loss_mask, self.config.entropy_quantile)
-            self._correct_for_sampler(m)
-            tally_frozen(
-                self.tally, m.old_logprobs, m.sampler_logprobs, entropy, m.high_entropy, m.advantages, m.loss_mask
-            )
-            if self.config.old_logprobs == "sampler":
-                m.old_logprobs = m.sampler_logprobs
-        return microbatches
+
+    def _freeze(self, m: Microbatch, logprobs: Tensor, entropy: Tensor) -> None:
+        """Note what stays fixed during the update, from the policy's answers as it was before: `[B, T]` each."""
+        m.old_logprobs = logprobs
+        m.high_entropy = entropy_class(entropy, m.loss_mask, self.config.entropy_quantile)
+        self._correct_for_sampler(m)
+        tally_frozen(self.tally, logprobs, m.sampler_logprobs, entropy, m.high_entropy, m.advantages, m.loss_mask)
+        if self.config.old_logprobs == "sampler":
+            m.old_logprobs = m.sampler_logprobs
+        m.is_frozen = True
 
     @torch.no_grad()
     def _score_reference(self, steps: list[list[Microbatch]]) -> None:
@@ -204,6 +206,8 @@ class ASPOTorchLearner(TorchLearner):
         self.optimizer.zero_grad(set_to_none=True)
         for m in microbatches:
             logprobs, entropy = self._forward(self.policy, m.tokens)
+            if not m.is_frozen:
+                self._freeze(m, logprobs.detach(), entropy.detach())
             loss = self.compute_loss_for_module(
                 module_id=DEFAULT_MODULE_ID,
                 config=self.config,

@@ -19,7 +19,8 @@ class Microbatch:
 
     loss_mask: the completions' tokens that count; unlike `tokens.loss_mask` all False in a stand-in for no rollouts.
     coefficients: each token's share of the optimizer step's loss.
-    old_logprobs, high_entropy, and with a reference ref_logprobs: filled in before the first step.
+    old_logprobs, high_entropy: filled in, which makes it frozen, before the update's first step or during it.
+    ref_logprobs: filled in before the first step if there is a reference.
     """
 
     tokens: TokenBatch
@@ -30,6 +31,7 @@ class Microbatch:
     old_logprobs: Tensor = field(init=False)
     high_entropy: Tensor = field(init=False)
     ref_logprobs: Tensor | None = None
+    is_frozen: bool = False
 
     def by_entropy(self, low_entropy: float, high_entropy: float | None) -> float | Tensor:
         """A setting per token: `high_entropy`, where there is one, on the high-entropy tokens."""

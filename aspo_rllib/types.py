@@ -95,7 +95,7 @@ class UpdateResult:
     maxima: metric name -> value, of which the largest over learners counts.
     values: metric name -> value, equal on every learner (lr, grad_norm, optimizer steps).
     learner_metrics: the learner's own MetricsLogger, reduced, for users who log from a Learner subclass.
-    old_logprobs_s: seconds spent on scoring the batch before the first optimizer step.
+    old_logprobs_s: seconds spent on scoring, by policy and reference, before the first optimizer step.
     """
 
     sums: dict[str, tuple[float, float]]

@@ -5,7 +5,8 @@
 
 One runner and one learner, each in a process of its own. Rounds are interleaved: a whole iteration, then, by the very
 same engine and learner, the update on the same batch, the runner's sampling of it with grading, and `LLM.generate` on
-as many completions. After that come iterations of a run that overlaps the two (max_staleness=1).
+as many completions. After that come iterations of a run that overlaps the two (max_staleness=1). As bare `generate`
+does, all draw from the engine's own random stream (seed_completions=False); what seeds cost has a row of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import os
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import ray
@@ -30,7 +32,7 @@ def make_config(prompts: int, tokens: int, max_staleness: int) -> ASPOConfig:
         ASPOConfig()
         .environment("aspo/Arithmetic-v0", env_config={"digits": 3})
         .llm(model=TINY_MODEL, max_prompt_tokens=32)
-        .sampling(group_size=16, max_completion_tokens=tokens)
+        .sampling(group_size=16, max_completion_tokens=tokens, seed_completions=False)
         .training(batch_prompts=prompts, minibatch_prompts=max(1, prompts // 4), num_epochs=1, lr=1e-7, kl_coef=0.0)
         .training(max_staleness=max_staleness, drop_uniform_groups=False)
         .learners(num_learners=1)
@@ -57,6 +59,12 @@ def bare_generate(runner, prompts: list[list[int]], group_size: int, max_tokens:
     return seconds
 
 
+def sample_seconds(tasks: list[tuple[int, int]], config: ASPOConfig, runner) -> float:
+    seconds = seconds_of(lambda: runner.sample(tasks=tasks, config=config))
+    runner.engine._forget_prefixes()
+    return seconds
+
+
 def on_runner(algo: Algorithm, func):
     return algo.env_runner_group.foreach_env_runner(func, local_env_runner=False)[0]
 
@@ -78,15 +86,16 @@ def one_round(algo: Algorithm, round_number: int) -> dict[str, float]:
     prompts = [g.rollouts[0].prompt_ids.tolist() for g in groups]
     size, tokens = config.group_size, config.max_completion_tokens
     tasks = [(10**6 * (round_number + 1) + g.position, g.index) for g in groups]  # other seeds than training's
-    seconds["runner"] = on_runner(algo, lambda runner: seconds_of(lambda: runner.sample(tasks=tasks)))
-    on_runner(algo, lambda runner: runner.engine._forget_prefixes())
+    seeded = config.copy(copy_frozen=False).sampling(seed_completions=True)
+    for name, settings in {"runner": config, "runner, seeded": seeded}.items():
+        seconds[name] = on_runner(algo, partial(sample_seconds, tasks, settings))
     seconds["generate"] = on_runner(algo, lambda runner: bare_generate(runner, prompts, size, tokens))
     on_runner(algo, lambda runner: runner.engine._forget_prefixes())
     return seconds
 
 
 def driver_seconds(repeats: int) -> float:
-    """Median seconds in which the driver turns 512 rollouts of 1,000 tokens into a batch and its metrics."""
+    """Median seconds in which the driver gets 512 rollouts of 1,000 tokens, makes metrics and batches, and sends them."""
     from aspo_rllib.advantages import group_advantages
     from aspo_rllib.metrics import rollout_metrics, staleness_metrics
 
@@ -104,13 +113,17 @@ def driver_seconds(repeats: int) -> float:
         )  # fmt: skip
         groups.append(RolloutGroup(position, position, "", rollouts))
 
+    ref = ray.put(groups)
+
     def work() -> None:
+        groups = ray.get(ref)
         advantages = [group_advantages([[r.reward for r in g.rollouts]], normalize_std=True)[0] for g in groups]
-        build_train_batches(
+        batches = build_train_batches(
             groups, advantages, num_learners=2, minibatch_prompts=8, max_tokens_per_microbatch=16384,
             cost=COSTS["packed"],
         )  # fmt: skip
         rollout_metrics(groups), staleness_metrics(groups, 0)
+        [ray.put(batch) for batch in batches]
 
     return statistics.median(seconds_of(work) for _ in range(repeats))
 
@@ -134,6 +147,7 @@ def report(args: argparse.Namespace, alone: dict[str, float], overlapped: dict[s
     for name, seconds, bare in (
         ("vLLM generate, bare", alone["generate"], alone["generate"]),
         ("runner, graded, over generate", alone["runner"], alone["generate"]),
+        ("the same, each completion seeded", alone["runner, seeded"], alone["generate"]),
         ("learner's update, bare", alone["learn"], alone["learn"]),
         ("iteration, over generate + update", alone["iteration"], alone["generate"] + alone["learn"]),
         (
@@ -143,7 +157,6 @@ def report(args: argparse.Namespace, alone: dict[str, float], overlapped: dict[s
         ),
     ):
         print(f"{name:<42} {seconds:>8.3f} {seconds / bare:>6.2f}")
-    print(f"driver, 512 rollouts x 1,000 tokens: {1e3 * driver_seconds(9):.0f} ms")
 
 
 def main() -> None:
@@ -161,8 +174,9 @@ def main() -> None:
         lambda algo, n: {"iteration": seconds_of(algo.train)},
         args.repeats,
     )
-    ray.shutdown()
     report(args, alone, overlapped)
+    print(f"driver, 512 rollouts x 1,000 tokens: {1e3 * driver_seconds(9):.0f} ms")
+    ray.shutdown()
 
 
 if __name__ == "__main__":
