@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -28,7 +29,7 @@ from aspo_rllib.lora import adapter_weights, load_adapters
 from aspo_rllib.losses import entropy_class, kl_penalty, policy_loss
 from aspo_rllib.metrics import Tally, tally_frozen, tally_loss
 from aspo_rllib.microbatch import Microbatch, build_microbatch
-from aspo_rllib.model import Policy, full_weights, load_policy
+from aspo_rllib.model import Policy, full_weights, load_policy, stream_weights
 from aspo_rllib.packing import LAYOUTS, TokenBatch, resolve_layout
 from aspo_rllib.reference import AdapterReference, ModelReference
 from aspo_rllib.rl_module import CausalLMModule
@@ -286,11 +287,15 @@ class ASPOTorchLearner(TorchLearner):
 
     def publish_weights(self) -> weight_sync.WeightsHandle | None:
         """Put what training changes into the object store; rank 0 returns the handle. Collective."""
-        kind = self._weights_kind
-        weights = full_weights(self.policy) if kind == "full" else adapter_weights(self.policy.hf_model)
+        dtype = getattr(torch, self.config.dtype)
+        weights = stream_weights(self.policy, dtype) if self.config.lora is None else self._adapters()
         if awaits_weights():
+            deque(weights, maxlen=0)
             return None
-        return weight_sync.publish(weights, self._weights_seq_no, getattr(torch, self.config.dtype), kind)
+        return weight_sync.publish(weights, self._weights_seq_no, dtype, self._weights_kind)
+
+    def _adapters(self) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+        return (((name,), tensor) for name, tensor in adapter_weights(self.policy.hf_model).items())
 
     def load_weights(self, handle: weight_sync.WeightsHandle) -> None:
         """Replace what training changes by what was published. Collective.
