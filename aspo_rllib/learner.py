@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
@@ -31,6 +32,7 @@ from aspo_rllib.metrics import Tally, tally_frozen, tally_loss
 from aspo_rllib.microbatch import Microbatch, build_microbatch
 from aspo_rllib.model import Policy, full_weights, load_policy, stream_weights
 from aspo_rllib.packing import LAYOUTS, TokenBatch, resolve_layout
+from aspo_rllib.placement import engine_sleeps, weight_transport
 from aspo_rllib.reference import AdapterReference, ModelReference
 from aspo_rllib.rl_module import CausalLMModule
 from aspo_rllib.sharding import awaits_weights, shard_policy
@@ -38,7 +40,10 @@ from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
 from aspo_rllib.watchdog import watch
 
 if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
     from aspo_rllib.config import ASPOConfig
+    from aspo_rllib.weight_transfer import Sender
 
 T = TypeVar("T")
 
@@ -65,6 +70,7 @@ class ASPOTorchLearner(TorchLearner):
         super().build()
         self.num_optimizer_steps = 0
         self.num_skipped_steps = 0
+        self._sender: Sender | None = None
         self._lr_schedule = Scheduler(fixed_value_or_schedule=self.config.lr, framework="torch")
         self.reference = self._make_reference() if self.config.method.kl_coef > 0 else None
 
@@ -139,6 +145,8 @@ class ASPOTorchLearner(TorchLearner):
         if self.reference is not None and interval and self._weights_seq_no % interval == 0:
             self.reference.reset()
         self.after_gradient_based_update(timesteps=timesteps or {})
+        if engine_sleeps(self.config):
+            self._free_memory()
 
         finite = [norm for norm in grad_norms if math.isfinite(norm)]
         return UpdateResult(
@@ -153,6 +161,12 @@ class ASPOTorchLearner(TorchLearner):
             learner_metrics=self.metrics.reduce(),
             old_logprobs_s=scored_s,
         )
+
+    def _free_memory(self) -> None:
+        """Give back what an update has taken of a GPU that the engine wants to wake up on."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _freeze(self, batch: TrainBatch, minibatch: Minibatch) -> list[Microbatch]:
         """Cut one optimizer step into micro-batches and score them with the policy as it is before the update."""
@@ -293,6 +307,27 @@ class ASPOTorchLearner(TorchLearner):
             deque(weights, maxlen=0)
             return None
         return weight_sync.publish(weights, self._weights_seq_no, dtype, self._weights_kind)
+
+    def connect(self, group: str, runners: Sequence[ActorHandle[Any]]) -> None:
+        """Set up vLLM's weight transfer to these runners, in place of any earlier one. Collective."""
+        from aspo_rllib.weight_transfer import Sender  # imports vLLM
+
+        if self._sender is not None:
+            self._sender.close()
+        self._sender = Sender(
+            self.policy,
+            getattr(torch, self.config.dtype),
+            runners,
+            transport=weight_transport(self.config),
+            workers_per_runner=self.config.tensor_parallel_size,
+            group=group,
+            rank=dist.get_rank() if dist.is_initialized() else 0,
+        )
+
+    def send_weights(self) -> weight_sync.WeightsHandle:
+        """Send all weights to the runners of the last `connect`. Collective; rank 0's handle is what they hold."""
+        assert self._sender is not None
+        return self._sender.send(self._weights_seq_no)
 
     def _adapters(self) -> Iterator[tuple[tuple[str, ...], Tensor]]:
         return (((name,), tensor) for name, tensor in adapter_weights(self.policy.hf_model).items())

@@ -164,7 +164,8 @@ def merged_weight(hf_model: PreTrainedModel, state: Mapping[str, Tensor], name: 
     if not is_base or field != "weight":
         return tensor
     a, b = (_whole(state[f"{layer}.lora_{x}.{ADAPTER}.weight"]) for x in "AB")
-    scaling = hf_model.get_submodule(layer).scaling[ADAPTER]
+    module: Any = hf_model.get_submodule(layer)
+    scaling: float = module.scaling[ADAPTER]
     return tensor + scaling * (b @ a)
 
 
