@@ -208,6 +208,7 @@ class VLLMEngine(Engine):
         stop_token_ids: Sequence[int],
         seed: int | None = None,
     ) -> None:
+        assert not self._llm.llm_engine.is_sleeping()
         params = self._sampling_params(
             temperature=temperature,
             top_p=top_p,
