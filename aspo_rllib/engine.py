@@ -1,8 +1,8 @@
 """The narrow interface of generation engines, submit, step, abort, load weights, close, and vLLM behind it.
 
 vLLM runs inside the calling process: no child process to lose, and weights can be swapped between two steps. This is
-the only room that imports vLLM, and only when an engine is made, so that a driver or a learner needs none. `hf_engine`
-has the other engine.
+one of two rooms that import vLLM, and only when an engine is made, so that a driver or a learner needs none; the other
+is `weight_transfer`. `hf_engine` has the other engine.
 """
 
 from __future__ import annotations
@@ -157,11 +157,10 @@ class VLLMEngine(Engine):
         can_sleep: bool = False,
         transfer_backend: str | None = None,
     ):
-        os.environ.update(_VLLM_ENVIRONMENT)
+        prepare_vllm()
         if not torch.cuda.is_available():
             # A cold compile cache costs more than it saves on small CPU models.
             os.environ["TORCH_COMPILE_DISABLE"] = "1"
-        logging.getLogger("vllm").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM, SamplingParams
         from vllm.lora.request import LoRARequest
@@ -306,6 +305,12 @@ class VLLMEngine(Engine):
             sampler_logprobs=logprobs,
             finish_reason=sample.finish_reason,
         )
+
+
+def prepare_vllm() -> None:
+    """To be called before a process imports vLLM for the first time."""
+    os.environ.update(_VLLM_ENVIRONMENT)
+    logging.getLogger("vllm").setLevel(logging.ERROR)
 
 
 def _lora_options(settings: dict[str, Any] | None) -> dict[str, Any]:

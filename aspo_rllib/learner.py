@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.tensor import DTensor
 
 from aspo_rllib import checkpoints, mismatch, weight_sync
+from aspo_rllib.engine import prepare_vllm
 from aspo_rllib.layers import compile_layers, recompute_layers
 from aspo_rllib.lora import adapter_weights, load_adapters
 from aspo_rllib.losses import entropy_class, kl_penalty, policy_loss
@@ -37,7 +38,7 @@ from aspo_rllib.reference import AdapterReference, ModelReference
 from aspo_rllib.rl_module import CausalLMModule
 from aspo_rllib.sharding import awaits_weights, shard_policy
 from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
-from aspo_rllib.watchdog import watch
+from aspo_rllib.watchdog import patience_s, watch
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -310,6 +311,7 @@ class ASPOTorchLearner(TorchLearner):
 
     def connect(self, group: str, runners: Sequence[ActorHandle[Any]]) -> None:
         """Set up vLLM's weight transfer to these runners, in place of any earlier one. Collective."""
+        prepare_vllm()
         from aspo_rllib.weight_transfer import Sender  # imports vLLM
 
         if self._sender is not None:
@@ -322,6 +324,7 @@ class ASPOTorchLearner(TorchLearner):
             workers_per_runner=self.config.tensor_parallel_size,
             group=group,
             rank=dist.get_rank() if dist.is_initialized() else 0,
+            timeout_s=patience_s(self.config.stage_timeout_s),
         )
 
     def send_weights(self) -> weight_sync.WeightsHandle:

@@ -58,13 +58,21 @@ class PolicySource(WeightSource):
 class RunnerClient:
     """vLLM's four calls, each made to all runners at once; returns when all have answered, raises what one raised.
 
+    timeout_s: how long to wait for them; None: for ever.
     handle: what the runners hold after the next transfer.
     """
 
     handle: WeightsHandle
 
-    def __init__(self, runners: Sequence[ActorHandle[VLLMEnvRunner]], workers_per_runner: int, group: str):
+    def __init__(
+        self,
+        runners: Sequence[ActorHandle[VLLMEnvRunner]],
+        workers_per_runner: int,
+        group: str,
+        timeout_s: float | None,
+    ):
         self._runners = runners
+        self._timeout_s = timeout_s
         self._workers_per_runner = workers_per_runner
         self._group = group
 
@@ -89,7 +97,8 @@ class RunnerClient:
         self._call([call] * len(self._runners))
 
     def _call(self, calls: Sequence[Callable[[Any], None]]) -> None:
-        ray.get([runner.apply.remote(call) for runner, call in zip(self._runners, calls, strict=True)])
+        answers = [runner.apply.remote(call) for runner, call in zip(self._runners, calls, strict=True)]
+        ray.get(answers, timeout=self._timeout_s)
 
 
 class Sender:
@@ -99,6 +108,7 @@ class Sender:
         factories. Of its fields, those that NCCL's and IPC's have are filled in.
     workers_per_runner: `tensor_parallel_size`.
     group: a name of this connection, for the runners.
+    timeout_s: how long to wait for an answer of the runners; None: for ever.
     """
 
     def __init__(
@@ -111,8 +121,9 @@ class Sender:
         workers_per_runner: int,
         group: str,
         rank: int,
+        timeout_s: float | None,
     ):
-        self._client = RunnerClient(runners, workers_per_runner, group)
+        self._client = RunnerClient(runners, workers_per_runner, group, timeout_s)
         self._source = PolicySource(policy, dtype)
         known = {
             "rank": rank,
