@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
@@ -21,30 +19,28 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
-from aspo_rllib import checkpoints, mismatch, weight_sync
-from aspo_rllib.engine import prepare_vllm
+from aspo_rllib import checkpoints, mismatch
 from aspo_rllib.layers import compile_layers, recompute_layers
-from aspo_rllib.lora import adapter_weights, load_adapters
 from aspo_rllib.losses import entropy_class, kl_penalty, policy_loss
 from aspo_rllib.metrics import Tally, tally_frozen, tally_loss
 from aspo_rllib.microbatch import Microbatch, build_microbatch
-from aspo_rllib.model import Policy, full_weights, load_policy, stream_weights
+from aspo_rllib.model import Policy, full_weights, load_policy
 from aspo_rllib.packing import LAYOUTS, TokenBatch, resolve_layout
-from aspo_rllib.placement import engine_sleeps, weight_transport
+from aspo_rllib.placement import engine_sleeps
+from aspo_rllib.policy_weights import PolicyWeights
 from aspo_rllib.reference import AdapterReference, ModelReference
 from aspo_rllib.rl_module import CausalLMModule
 from aspo_rllib.sharding import awaits_weights, shard_policy
 from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
-from aspo_rllib.watchdog import patience_s, watch
+from aspo_rllib.watchdog import watch
+from aspo_rllib.weight_sync import WeightsHandle
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
     from aspo_rllib.config import ASPOConfig
-    from aspo_rllib.weight_transfer import Sender
 
 T = TypeVar("T")
 
@@ -71,7 +67,7 @@ class ASPOTorchLearner(TorchLearner):
         super().build()
         self.num_optimizer_steps = 0
         self.num_skipped_steps = 0
-        self._sender: Sender | None = None
+        self._weights = PolicyWeights(self.policy, self.config)
         self._lr_schedule = Scheduler(fixed_value_or_schedule=self.config.lr, framework="torch")
         self.reference = self._make_reference() if self.config.method.kl_coef > 0 else None
 
@@ -300,59 +296,22 @@ class ASPOTorchLearner(TorchLearner):
             logprobs, _ = self._forward(self.policy, LAYOUTS[self.layout](prompt_ids, completion_ids, self.device))
         return [row[: len(c)].cpu().numpy() for row, c in zip(logprobs, completion_ids, strict=True)]
 
-    def publish_weights(self) -> weight_sync.WeightsHandle | None:
+    def publish_weights(self) -> WeightsHandle | None:
         """Put what training changes into the object store; rank 0 returns the handle. Collective."""
-        dtype = getattr(torch, self.config.dtype)
-        weights = stream_weights(self.policy, dtype) if self.config.lora is None else self._adapters()
-        if awaits_weights():
-            deque(weights, maxlen=0)
-            return None
-        return weight_sync.publish(weights, self._weights_seq_no, dtype, self._weights_kind)
+        return self._weights.publish(self._weights_seq_no)
 
     def connect(self, group: str, runners: Sequence[ActorHandle[Any]]) -> None:
         """Set up vLLM's weight transfer to these runners, in place of any earlier one. Collective."""
-        prepare_vllm()
-        from aspo_rllib.weight_transfer import Sender  # imports vLLM
+        self._weights.connect(group, runners)
 
-        if self._sender is not None:
-            self._sender.close()
-        self._sender = Sender(
-            self.policy,
-            getattr(torch, self.config.dtype),
-            runners,
-            transport=weight_transport(self.config),
-            workers_per_runner=self.config.tensor_parallel_size,
-            group=group,
-            rank=dist.get_rank() if dist.is_initialized() else 0,
-            timeout_s=patience_s(self.config.stage_timeout_s),
-        )
-
-    def send_weights(self) -> weight_sync.WeightsHandle:
+    def send_weights(self) -> WeightsHandle:
         """Send all weights to the runners of the last `connect`. Collective; rank 0's handle is what they hold."""
-        assert self._sender is not None
-        return self._sender.send(self._weights_seq_no)
+        return self._weights.send(self._weights_seq_no)
 
-    def _adapters(self) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-        return (((name,), tensor) for name, tensor in adapter_weights(self.policy.hf_model).items())
-
-    def load_weights(self, handle: weight_sync.WeightsHandle) -> None:
-        """Replace what training changes by what was published. Collective.
-
-        Raises ValueError for adapters where all weights are trained, and the other way round.
-        """
-        kind = self._weights_kind
-        if handle.kind != kind:
-            raise ValueError(f"handle.kind={handle.kind!r}: expected {kind!r} with lora={self.config.lora!r}.")
-        named = {name: tensor.clone().float() for name, tensor in weight_sync.fetch(handle)}
-        if kind == "full":
-            set_model_state_dict(self.policy.hf_model, dict(named), options=StateDictOptions(full_state_dict=True))
-        else:
-            load_adapters(self.policy.hf_model, named)
+    def load_weights(self, handle: WeightsHandle) -> None:
+        """Replace what training changes by what was published; ValueError if that is of another kind. Collective."""
+        self._weights.load(handle)
         self._weights_seq_no = handle.version
-
-    @property
-    def _weights_kind(self) -> str:
-        return "full" if self.config.lora is None else "adapters"
 
     def save_checkpoint(self, path: Path) -> None:
         """Write training state and a Hugging Face folder below `path`. Collective."""
