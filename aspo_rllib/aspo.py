@@ -37,10 +37,12 @@ from aspo_rllib.env_runner import load_tokenizer
 from aspo_rllib.evaluation_sets import open_sets, prompts_of
 from aspo_rllib.learner_group import ASPOLearnerGroup
 from aspo_rllib.metrics import merge_updates, rollout_metrics, staleness_metrics
+from aspo_rllib.placement import engine_sleeps
 from aspo_rllib.rollback import NumbersGuard
 from aspo_rllib.rollout_queue import RolloutQueue
 from aspo_rllib.runner_pool import RunnerPool
 from aspo_rllib.task_order import TaskOrder
+from aspo_rllib.transports import make_transport
 from aspo_rllib.types import RolloutGroup, TrainBatch
 from aspo_rllib.watchdog import watch
 
@@ -78,6 +80,8 @@ class ASPO(Algorithm):
             batches = self._train_batches(groups)
         if batches:
             with self._timed("update"):
+                if engine_sleeps(self.config):
+                    self.runners.sleep()
                 metrics = self._update(batches)
             self.guard.check(metrics)
             with self._timed("sync"):
@@ -147,8 +151,7 @@ class ASPO(Algorithm):
 
     def _sync_weights(self) -> None:
         """Bring the learner's weights to every runner in service and wait until they have them."""
-        handle = self.learner_group.weights()
-        self.runners.load(handle)
+        handle = self.transport.send()
         self.weights_version = handle.version
         self._log({"sync/weights_version": handle.version, "sync/bytes": handle.num_bytes})
 
@@ -164,7 +167,7 @@ class ASPO(Algorithm):
         if not drifts:  # all runners are being restarted
             return
         self._log({"sync/max_abs_dlogp": max(drifts)})
-        weight_sync.check_drift(max(drifts), self.config.sync_drift_limit, self.learner_group.weights().version)
+        weight_sync.check_drift(max(drifts), self.config.sync_drift_limit, self.weights_version)
 
     def step(self) -> dict[str, Any]:
         """RLlib's iteration. Every result carries the latest evaluation, for Tune's schedulers and loggers."""
@@ -197,7 +200,8 @@ class ASPO(Algorithm):
         self.latest_groups, self.latest_advantages = [], {}
         self.latest_evaluation_groups, self._latest_evaluation = {}, {}
         super().setup(config)
-        self.runners = RunnerPool(self.env_runner_group, self.config)
+        self.runners = RunnerPool(self.env_runner_group, self.config, self.learner_group.weights)
+        self.transport = make_transport(self.config, self.learner_group, self.runners)
         self.rollouts = RolloutQueue(self.runners, self.task_order, self.config, self._fits)
         self.guard = NumbersGuard(self)
         self._layout = self.learner_group.on_all(lambda learner: learner.layout)[0]

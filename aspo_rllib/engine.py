@@ -1,8 +1,8 @@
 """The narrow interface of generation engines, submit, step, abort, load weights, close, and vLLM behind it.
 
 vLLM runs inside the calling process: no child process to lose, and weights can be swapped between two steps. This is
-the only room that imports vLLM, and only when an engine is made, so that a driver or a learner needs none. `hf_engine`
-has the other engine.
+one of two rooms that import vLLM, and only when an engine is made, so that a driver or a learner needs none; the other
+is `weight_transfer`. `hf_engine` has the other engine.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Engine(ABC):
 
     @abstractmethod
     def load_weights(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
-        """Replace all weights. The tensors are read until this returns: do not reuse their memory before.
+        """Replace all weights; wakes the engine. The tensors are read until this returns: keep their memory till then.
 
         Unfinished requests go on: from their next token on they are continued as the new weights continue the whole
         of what is there.
@@ -99,7 +99,18 @@ class Engine(ABC):
 
     @abstractmethod
     def load_adapters(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
-        """Replace the LoRA adapters, `lora.adapter_weights` of a policy; all requests from now on use them."""
+        """Replace the LoRA adapters, `lora.adapter_weights` of a policy; all requests from now on use them.
+
+        Wakes the engine.
+        """
+
+    @abstractmethod
+    def sleep(self) -> None:
+        """Give the device's memory back, that of weights and KV cache, until new weights are loaded.
+
+        Nothing may be under way. There is no other way to wake: an engine that is awake has whole weights. Where only
+        adapters are loaded, the others wait in host memory.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -126,6 +137,8 @@ class VLLMEngine(Engine):
     seed: for requests submitted without a seed of their own.
     lora: keywords of peft.LoraConfig, for an engine that gets adapters; None: one that gets whole weights. On CPUs vLLM
         gathers the adapters anew for every token: a tiny model samples 2.5 times slower with them.
+    can_sleep: whether `sleep` will be called; GPUs only.
+    transfer_backend: the name of the vLLM weight-transfer engine that `join_transfer` sets up; None: no transfer.
     """
 
     def __init__(
@@ -141,12 +154,13 @@ class VLLMEngine(Engine):
         seed: int,
         trust_remote_code: bool = False,
         lora: dict[str, Any] | None = None,
+        can_sleep: bool = False,
+        transfer_backend: str | None = None,
     ):
-        os.environ.update(_VLLM_ENVIRONMENT)
+        prepare_vllm()
         if not torch.cuda.is_available():
             # A cold compile cache costs more than it saves on small CPU models.
             os.environ["TORCH_COMPILE_DISABLE"] = "1"
-        logging.getLogger("vllm").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM, SamplingParams
         from vllm.lora.request import LoRARequest
@@ -177,6 +191,8 @@ class VLLMEngine(Engine):
             worker_extension_cls=f"{__name__}.{WeightLoader.__name__}",
             disable_log_stats=True,
             use_tqdm_on_load=False,
+            enable_sleep_mode=can_sleep,
+            weight_transfer_config=None if transfer_backend is None else {"backend": transfer_backend},
             **_lora_options(lora),
         )
 
@@ -191,6 +207,7 @@ class VLLMEngine(Engine):
         stop_token_ids: Sequence[int],
         seed: int | None = None,
     ) -> None:
+        assert not self._llm.llm_engine.is_sleeping()
         params = self._sampling_params(
             temperature=temperature,
             top_p=top_p,
@@ -218,11 +235,16 @@ class VLLMEngine(Engine):
     def abort(self, request_ids: Iterable[str]) -> None:
         self._llm.llm_engine.abort_request(list(request_ids))
 
+    # ---- weights ---------------------------------------------------------------------------------------------
+
     def load_weights(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
+        self._wake("weights")
         self._llm.collective_rpc("load", args=(named_tensors,))
+        self._wake("kv_cache")
         self._forget_prefixes()
 
     def load_adapters(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
+        self._wake("weights")
         # vLLM takes adapters from a folder only; it has read them when add_lora returns.
         with tempfile.TemporaryDirectory(prefix="aspo-adapters-") as folder:
             assert self._lora is not None
@@ -231,6 +253,37 @@ class VLLMEngine(Engine):
             assert loaded
         # Not the request above: with load_inplace every engine step would read the folder again.
         self._adapters = self._lora_request("policy", 1, folder)
+        self._wake("kv_cache")
+        self._forget_prefixes()
+
+    def sleep(self) -> None:
+        assert not self.busy
+        # Level 2 forgets the weights, level 1 keeps them in host memory.
+        self._llm.sleep(level=2 if self._lora is None else 1)
+
+    def _wake(self, part: str) -> None:
+        # The KV cache takes its memory back last, when whatever loading needed is free again.
+        if self._llm.llm_engine.is_sleeping():
+            self._llm.wake_up([part])
+
+    def join_transfer(self, init_info: dict[str, Any]) -> None:
+        """Connect the engine's workers with the learner that sends, in place of any earlier connection."""
+        self._llm.shutdown_weight_transfer_engine()
+        self._llm.init_weight_transfer_engine({"init_info": init_info})
+
+    def start_transfer(self) -> None:
+        """Until `finish_transfer` the engine holds no usable weights: do not step it. Wakes the engine."""
+        self._wake("weights")
+        self._llm.start_weight_update()
+
+    def receive(self, update_info: dict[str, Any]) -> None:
+        """Take some of the weights from the learner; waits for them."""
+        self._llm.update_weights({"update_info": update_info})
+
+    def finish_transfer(self) -> None:
+        """All weights have been received."""
+        self._llm.finish_weight_update()
+        self._wake("kv_cache")
         self._forget_prefixes()
 
     def _forget_prefixes(self) -> None:
@@ -253,6 +306,12 @@ class VLLMEngine(Engine):
             sampler_logprobs=logprobs,
             finish_reason=sample.finish_reason,
         )
+
+
+def prepare_vllm() -> None:
+    """To be called before a process imports vLLM for the first time."""
+    os.environ.update(_VLLM_ENVIRONMENT)
+    logging.getLogger("vllm").setLevel(logging.ERROR)
 
 
 def _lora_options(settings: dict[str, Any] | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from itertools import chain
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
@@ -22,7 +23,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from aspo_rllib import weight_sync
+from aspo_rllib import placement, weight_sync
 from aspo_rllib.engine import Completion, Engine, VLLMEngine
 from aspo_rllib.env_creators import EnvCreator, env_creator_of
 from aspo_rllib.evaluation_sets import set_configs
@@ -53,6 +54,7 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
         self._tasks: dict[bytes, tuple[PromptEncoder, GradingPool]] = {}
         self._base_seed = config.seed if config.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._weights: weight_sync.WeightsHandle | None = None
+        self.transfer_group: str | None = None
         self.tokenizer, self.stop_token_ids = load_tokenizer(config)
         self.make_env()
         self._has_failed = False
@@ -146,12 +148,45 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
 
         They enter between two engine steps; completions under way go on with the new weights where they are.
         """
-        handle = state.get(COMPONENT_RL_MODULE)
+        handle: weight_sync.WeightsHandle | None = state.get(COMPONENT_RL_MODULE)
         # By identity, not by number: after restoring an older checkpoint the same version means other weights.
         if handle is not None and handle != self._weights:
             load = {"full": self.engine.load_weights, "adapters": self.engine.load_adapters}[handle.kind]
             self._thread.call(lambda sampler: load(weight_sync.fetch(handle)))
             self._weights = handle
+
+    def sleep(self) -> None:
+        """Have the engine give its memory back; the next weights wake it. Nothing may be under way."""
+        self._thread.call(lambda sampler: sampler.engine.sleep())
+        self._weights = None
+
+    # ---- vLLM's weight transfer: what the sending learner calls ----------------------------------------------
+
+    def join_transfer(self, group: str, init_info: dict[str, Any]) -> None:
+        """Connect with the learner that will send; `transfer_group` then tells with which."""
+        self._on_vllm(methodcaller("join_transfer", init_info))
+        self.transfer_group = group
+
+    def start_transfer(self) -> None:
+        """From here on no completion goes on: an engine with half of its weights must not sample."""
+        self._thread.hold()
+        self._weights = None
+        self._on_vllm(methodcaller("start_transfer"))
+
+    def receive(self, update_info: dict[str, Any]) -> None:
+        """Take some of the weights; waits for them."""
+        self._on_vllm(methodcaller("receive", update_info))
+
+    def finish_transfer(self, handle: weight_sync.WeightsHandle) -> None:
+        """All have come: the engine holds `handle`, and goes on."""
+        self._on_vllm(methodcaller("finish_transfer"))
+        self._weights = handle
+        self._thread.release()
+
+    def _on_vllm(self, call: Callable[[VLLMEngine], T]) -> T:
+        engine = self.engine
+        assert isinstance(engine, VLLMEngine)  # `validation` has seen to it
+        return self._thread.call(lambda _: call(engine))
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """The runner owns nothing that a checkpoint needs: order and seeds are functions of the driver's position."""
@@ -233,6 +268,8 @@ class VLLMEnvRunner(EnvRunner, Checkpointable):
             kv_cache_memory_bytes=config.kv_cache_memory_bytes or (CPU_KV_CACHE_BYTES if on_cpu else None),
             gpu_memory_utilization=config.gpu_memory_utilization,
             tensor_parallel_size=config.tensor_parallel_size,
+            can_sleep=placement.engine_sleeps(config),
+            transfer_backend=placement.transfer_backend(config),
             **settings,
         )
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aspo_rllib import lora as adapters
 from aspo_rllib.engine import Completion, Engine
+from aspo_rllib.sharding import replace_parameters
 
 PREFILL_TOKENS = 16384  # of one forward pass, padding included
 
@@ -96,6 +97,8 @@ class TransformersEngine(Engine):
                 for tensor in adapters.adapters(self._model).values():
                     tensor.zero_()
         self._model.eval().to(self._device)
+        self._has_adapters = lora is not None
+        self._asleep = False
         self._max_model_len = max_model_len
         self._max_num_seqs = max_num_seqs
         self._generator = torch.Generator(self._device).manual_seed(seed)
@@ -116,6 +119,7 @@ class TransformersEngine(Engine):
         stop_token_ids: Sequence[int],
         seed: int | None = None,
     ) -> None:
+        assert not self._asleep
         if not 1 <= len(prompt_ids) < self._max_model_len:
             raise ValueError(f"prompt_ids: expected 1 to {self._max_model_len - 1} tokens, got {len(prompt_ids)}.")
         own = None if seed is None else torch.Generator(self._device).manual_seed(seed)
@@ -223,10 +227,25 @@ class TransformersEngine(Engine):
         needed, known = dict(self._model.named_parameters()).keys(), self._model.state_dict().keys()
         if wrong := sorted(needed - weights.keys()) + sorted(weights.keys() - known):
             raise ValueError(f"These are not the weights of the engine's model: {wrong[0]} is in one of the two only.")
+        if self._asleep:
+            replace_parameters(self._model, lambda p: torch.empty_like(p, device=self._device))
+            self._asleep = False
         self._model.load_state_dict(weights, strict=False)
         self._cache = None  # keys and values of the old weights; _admit computes them anew
 
+    def sleep(self) -> None:
+        assert not self.busy
+        if self._has_adapters:
+            nn.Module.to(self._model, "cpu")
+        else:
+            replace_parameters(self._model, lambda p: p.to("meta"))
+        self._asleep = True
+        self._cache = None
+        torch.cuda.empty_cache()
+
     def load_adapters(self, named_tensors: list[tuple[str, Tensor]]) -> None:
+        nn.Module.to(self._model, self._device)
+        self._asleep = False
         adapters.load_adapters(self._model, dict(named_tensors))
         self._cache = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -19,24 +19,27 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
-from aspo_rllib import checkpoints, mismatch, weight_sync
+from aspo_rllib import checkpoints, mismatch
 from aspo_rllib.layers import compile_layers, recompute_layers
-from aspo_rllib.lora import adapter_weights, load_adapters
 from aspo_rllib.losses import entropy_class, kl_penalty, policy_loss
 from aspo_rllib.metrics import Tally, tally_frozen, tally_loss
 from aspo_rllib.microbatch import Microbatch, build_microbatch
 from aspo_rllib.model import Policy, full_weights, load_policy
 from aspo_rllib.packing import LAYOUTS, TokenBatch, resolve_layout
+from aspo_rllib.placement import engine_sleeps
+from aspo_rllib.policy_weights import PolicyWeights
 from aspo_rllib.reference import AdapterReference, ModelReference
 from aspo_rllib.rl_module import CausalLMModule
 from aspo_rllib.sharding import awaits_weights, shard_policy
 from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
 from aspo_rllib.watchdog import watch
+from aspo_rllib.weight_sync import WeightsHandle
 
 if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
     from aspo_rllib.config import ASPOConfig
 
 T = TypeVar("T")
@@ -64,6 +67,7 @@ class ASPOTorchLearner(TorchLearner):
         super().build()
         self.num_optimizer_steps = 0
         self.num_skipped_steps = 0
+        self._weights = PolicyWeights(self.policy, self.config)
         self._lr_schedule = Scheduler(fixed_value_or_schedule=self.config.lr, framework="torch")
         self.reference = self._make_reference() if self.config.method.kl_coef > 0 else None
 
@@ -141,6 +145,8 @@ class ASPOTorchLearner(TorchLearner):
         if self.reference is not None and interval and self._weights_seq_no % interval == 0:
             self.reference.reset()
         self.after_gradient_based_update(timesteps=timesteps or {})
+        if engine_sleeps(self.config):
+            self._free_memory()
 
         finite = [norm for norm in grad_norms if math.isfinite(norm)]
         return UpdateResult(
@@ -155,6 +161,12 @@ class ASPOTorchLearner(TorchLearner):
             learner_metrics=self.metrics.reduce(),
             old_logprobs_s=scored_s,
         )
+
+    def _free_memory(self) -> None:
+        """Give back what an update has taken of a GPU that the engine wants to wake up on."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _cut(self, batch: TrainBatch, minibatch: Minibatch) -> list[Microbatch]:
         """The micro-batches of one optimizer step."""
@@ -288,32 +300,22 @@ class ASPOTorchLearner(TorchLearner):
             logprobs, _ = self._forward(self.policy, LAYOUTS[self.layout](prompt_ids, completion_ids, self.device))
         return [row[: len(c)].cpu().numpy() for row, c in zip(logprobs, completion_ids, strict=True)]
 
-    def publish_weights(self) -> weight_sync.WeightsHandle | None:
+    def publish_weights(self) -> WeightsHandle | None:
         """Put what training changes into the object store; rank 0 returns the handle. Collective."""
-        kind = self._weights_kind
-        weights = full_weights(self.policy) if kind == "full" else adapter_weights(self.policy.hf_model)
-        if awaits_weights():
-            return None
-        return weight_sync.publish(weights, self._weights_seq_no, getattr(torch, self.config.dtype), kind)
+        return self._weights.publish(self._weights_seq_no)
 
-    def load_weights(self, handle: weight_sync.WeightsHandle) -> None:
-        """Replace what training changes by what was published. Collective.
+    def connect(self, group: str, runners: Sequence[ActorHandle[Any]]) -> None:
+        """Set up vLLM's weight transfer to these runners, in place of any earlier one. Collective."""
+        self._weights.connect(group, runners)
 
-        Raises ValueError for adapters where all weights are trained, and the other way round.
-        """
-        kind = self._weights_kind
-        if handle.kind != kind:
-            raise ValueError(f"handle.kind={handle.kind!r}: expected {kind!r} with lora={self.config.lora!r}.")
-        named = {name: tensor.clone().float() for name, tensor in weight_sync.fetch(handle)}
-        if kind == "full":
-            set_model_state_dict(self.policy.hf_model, dict(named), options=StateDictOptions(full_state_dict=True))
-        else:
-            load_adapters(self.policy.hf_model, named)
+    def send_weights(self) -> WeightsHandle:
+        """Send all weights to the runners of the last `connect`. Collective; rank 0's handle is what they hold."""
+        return self._weights.send(self._weights_seq_no)
+
+    def load_weights(self, handle: WeightsHandle) -> None:
+        """Replace what training changes by what was published; ValueError if that is of another kind. Collective."""
+        self._weights.load(handle)
         self._weights_seq_no = handle.version
-
-    @property
-    def _weights_kind(self) -> str:
-        return "full" if self.config.lora is None else "adapters"
 
     def save_checkpoint(self, path: Path) -> None:
         """Write training state and a Hugging Face folder below `path`. Collective."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +19,8 @@ from aspo_rllib.watchdog import patience_s
 from aspo_rllib.weight_sync import WeightsHandle
 
 if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
     from aspo_rllib.config import ASPOConfig
     from aspo_rllib.learner import ASPOTorchLearner
 
@@ -67,10 +71,23 @@ class ASPOLearnerGroup(LearnerGroup):
         return ray.get(refs)
 
     def weights(self) -> WeightsHandle:
-        """A handle to the current weights; exported once per version."""
-        if self._weights is None:
-            self._weights = self.on_all(lambda learner: learner.publish_weights())[0]
+        """A handle to the current weights in the object store; exported once per version."""
+        if self._weights is None or not self._weights.refs:
+            published: WeightsHandle = self.on_all(methodcaller("publish_weights"))[0]
+            # Engines that were sent these weights need not load them.
+            identity = self._weights.identity if self._weights else published.identity
+            self._weights = replace(published, identity=identity)
         return self._weights
+
+    def connect(self, group: str, runners: Sequence[ActorHandle[Any]]) -> None:
+        """Connect all learners with these runners, for `send`."""
+        self.on_all(methodcaller("connect", group, runners))
+
+    def send(self) -> WeightsHandle:
+        """Send the current weights to the runners of the last `connect`; the handle that they have then."""
+        handle: WeightsHandle = self.on_all(methodcaller("send_weights"))[0]
+        self._weights = handle
+        return handle
 
     def get_state(
         self,
@@ -82,7 +99,7 @@ class ASPOLearnerGroup(LearnerGroup):
         """The weights as a handle, for env runners. Optimizer state travels in checkpoints only."""
         if not self._check_component(COMPONENT_LEARNER, components, not_components):
             return {}
-        handle = self.weights()
+        handle = self._weights or self.weights()  # what was sent need not be published as well
         return {COMPONENT_LEARNER: {COMPONENT_RL_MODULE: handle, WEIGHTS_SEQ_NO: handle.version}}
 
     def set_state(self, state: dict[str, Any]) -> None:

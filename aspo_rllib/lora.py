@@ -6,7 +6,7 @@ back to plain weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ def add_lora(hf_model: PreTrainedModel, settings: dict[str, Any]) -> None:
 def adapters(hf_model: PreTrainedModel) -> dict[str, Tensor]:
     """State-dict name -> adapter matrix, or this rank's shard of it, sharing memory with the model."""
     # Not named_parameters(): only a state dict makes FSDP give up what it still holds gathered, a stale copy later.
-    return {name: tensor for name, tensor in hf_model.state_dict().items() if _is_adapter(name)}
+    return {name: tensor for name, tensor in hf_model.state_dict().items() if is_adapter(name)}
 
 
 def adapter_weights(hf_model: PreTrainedModel) -> dict[str, Tensor]:
@@ -149,28 +149,28 @@ def write_adapters(folder: Path, weights: Iterable[tuple[str, Tensor]], settings
     save_file(named, folder / "adapter_model.safetensors")
 
 
-def merged_weights(hf_model: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Whole weights of a model with adapters -> those of the same model without, under the base model's names.
+def base_name(name: str) -> str:
+    """A weight's name in a model with adapters -> its name in the same model without."""
+    return name.replace(".base_layer.", ".")
 
-    weights: name -> whole tensor, as the state dict names them; not changed. A model without adapters gives them back.
+
+def merged_weight(hf_model: PreTrainedModel, state: Mapping[str, Tensor], name: str) -> Tensor:
+    """One weight, whole, with its layer's adapter merged into it if there is one. Collective if the model is sharded.
+
+    state: the model's state dict; not changed. name: a key of it that is no adapter.
     """
-    scalings = {name: module.scaling[ADAPTER] for name, module in hf_model.named_modules() if hasattr(module, "lora_A")}
-    merged = {}
-    for name, tensor in weights.items():
-        if _is_adapter(name):
-            continue
-        layer, is_base, field = name.partition(".base_layer.")
-        if not is_base:
-            merged[name] = tensor
-            continue
-        if field == "weight":
-            a, b = (weights[f"{layer}.lora_{x}.{ADAPTER}.weight"] for x in "AB")
-            tensor = tensor + scalings[layer] * (b @ a)
-        merged[f"{layer}.{field}"] = tensor
-    return merged
+    tensor = _whole(state[name])
+    layer, is_base, field = name.partition(".base_layer.")
+    if not is_base or field != "weight":
+        return tensor
+    a, b = (_whole(state[f"{layer}.lora_{x}.{ADAPTER}.weight"]) for x in "AB")
+    module: Any = hf_model.get_submodule(layer)
+    scaling: float = module.scaling[ADAPTER]
+    return tensor + scaling * (b @ a)
 
 
-def _is_adapter(name: str) -> bool:
+def is_adapter(name: str) -> bool:
+    """Whether this is the state-dict name of an adapter's matrix."""
     return ".lora_A." in name or ".lora_B." in name
 
 

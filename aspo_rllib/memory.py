@@ -20,6 +20,7 @@ from aspo_rllib.layers import decoder_layers, recompute_layers
 from aspo_rllib.logprobs import TILES
 from aspo_rllib.model import Policy, load_policy
 from aspo_rllib.packing import SEQUENCE_ATTENTION
+from aspo_rllib.placement import engine_sleeps
 
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
@@ -48,6 +49,11 @@ class LearnerMemory:
     copies_bytes: int
     activations_bytes: int
     logprobs_bytes: int
+
+    @property
+    def kept_bytes(self) -> int:
+        """What stays between updates."""
+        return self.weights_bytes + self.optimizer_bytes + self.reference_bytes
 
     def device_bytes(self, cpu_offload: bool) -> int:
         """All that lies on the device."""
@@ -116,6 +122,13 @@ def engine_memory(config: ASPOConfig, policy: Policy, gpu_bytes: int) -> EngineM
         kv_cache_bytes=CPU_KV_CACHE_BYTES if kv_cache_bytes is None else kv_cache_bytes,
         kv_bytes_per_token=2 * model.num_hidden_layers * heads * head_dim * size,
     )
+
+
+def shared_gpu_bytes(config: ASPOConfig, learner: LearnerMemory, engine: EngineMemory) -> tuple[int, int]:
+    """What a GPU that runner and learner share holds while the engine samples, and while the learner updates."""
+    awake = engine.weights_bytes + max(0, engine.kv_cache_bytes) + ENGINE_OVERHEAD_BYTES
+    beside_update = 0 if engine_sleeps(config) else awake
+    return awake + learner.kept_bytes, beside_update + learner.device_bytes(cpu_offload=False)
 
 
 def microbatch_tokens(config: ASPOConfig) -> int:

@@ -6,16 +6,17 @@ torch and transformers only. Its parts have rooms of their own: `packing` (layou
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from aspo_rllib.logprobs import linear_logprobs
-from aspo_rllib.lora import add_lora, merged_weights
+from aspo_rllib.lora import add_lora, base_name, is_adapter, merged_weight
 from aspo_rllib.packing import TokenBatch, use_sequence_attention
+from aspo_rllib.sharding import awaits_weights
 
 
 class Policy(nn.Module):
@@ -78,17 +79,53 @@ def _check_head(hf_model: PreTrainedModel, model: str) -> None:
         raise ValueError(f"llm_model={model!r}: its language-model head has a bias, which is not supported.")
 
 
+def stream_weights(policy: Policy, dtype: torch.dtype = torch.float32) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """Every name that a checkpoint has for a weight, and the whole weight, where the policy is, one at a time.
+
+    Never is more than one of them gathered. Collective: every rank iterates to the end, and gets them all. Tied weights
+    have several names: engines keep copies of their own. Adapters are merged into the base model's weights.
+
+    dtype: that of floating-point weights. A weight that needs neither gathering nor a cast is the policy's own memory.
+    """
+    state = policy.hf_model.state_dict()
+    with torch.no_grad():
+        for names, stored_name in _checkpoint_names(policy, state).items():
+            tensor = merged_weight(policy.hf_model, state, stored_name)
+            yield names, tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def weight_shapes(
+    policy: Policy, dtype: torch.dtype = torch.float32
+) -> list[tuple[tuple[str, ...], torch.dtype, torch.Size]]:
+    """Names, type and shape of what `stream_weights` gives, without gathering anything."""
+    state = policy.hf_model.state_dict()
+    return [
+        (names, dtype if state[stored_name].is_floating_point() else state[stored_name].dtype, state[stored_name].shape)
+        for names, stored_name in _checkpoint_names(policy, state).items()
+    ]
+
+
+def _checkpoint_names(policy: Policy, state: Mapping[str, Tensor]) -> dict[tuple[str, ...], str]:
+    """All names of a weight in a checkpoint without adapters -> its name in the policy's state dict."""
+    hf_model = policy.hf_model
+    tied = hf_model._tied_weights_keys if hf_model.config.tie_word_embeddings else None
+    aliases = dict(tied or {})
+    names = {base_name(name): name for name in state if not is_adapter(name)}
+    assert names.keys() >= set(aliases.values()), aliases
+    return {
+        (name, *(alias for alias in aliases if aliases[alias] == name)): stored_name
+        for name, stored_name in names.items()
+        if name not in aliases
+    }
+
+
 def full_weights(policy: Policy) -> dict[str, Tensor]:
     """Checkpoint name -> whole tensor on the CPU. Collective: every rank calls, rank 0 gets them, others get {}.
 
-    Tied weights appear under each of their names: engines keep copies of their own. Adapters are merged into the base
-    model's weights.
+    Names and merging are those of `stream_weights`.
     """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = cast(dict[str, Tensor], get_model_state_dict(policy.hf_model, options=options))
-    weights = merged_weights(policy.hf_model, state)
-    if weights:
-        for alias, name in (policy.hf_model._tied_weights_keys or {}).items():
-            if policy.hf_model.config.tie_word_embeddings:
-                weights[alias] = weights[name]
+    weights: dict[str, Tensor] = {}
+    for names, tensor in stream_weights(policy):
+        if not awaits_weights():
+            weights |= dict.fromkeys(names, tensor.cpu())
     return weights

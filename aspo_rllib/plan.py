@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aspo_rllib import placement
+
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
 
 
 _PACKAGE = Path(__file__).parent
-_ENGINES = {"vllm": "vLLM", "transformers": "transformers"}
 
 
 def model_name(model: str) -> str:
@@ -22,9 +23,6 @@ def describe_plan(config: ASPOConfig) -> str:
     """Prompts x G -> rollouts -> mini-batches -> optimizer steps, the resolved loss, and who does the work."""
     method = config.method
     minibatches = config.steps_per_iteration // config.num_epochs
-    runners = _placed(config.num_env_runners, f"{_ENGINES[config.engine]} runner", config.num_gpus_per_env_runner)
-    kind = "FSDP2 learner" if config.num_learners > 1 else "learner"
-    learners = _placed(max(1, config.num_learners), kind, config.num_gpus_per_learner)
     return (
         f"{_loss_name(config)} on {config.env}, model {model_name(config.base_model)}\n"
         f"  {config.batch_prompts} prompts x {config.group_size} = {config.batch_prompts * config.group_size} rollouts"
@@ -32,15 +30,9 @@ def describe_plan(config: ASPOConfig) -> str:
         f" = {config.steps_per_iteration} optimizer steps per iteration\n"
         f"  clip {method.clip_low:g}/{method.clip_high:g}{_high_entropy_clip(config)}, cap {config.weight_cap:g},"
         f" {method.aggregation} aggregation, kl {method.kl_coef:g}, lr {config.lr};"
-        f" {runners}, {learners}, {config.dtype}"
+        f" {config.dtype}\n"
+        f"  {placement.describe(config)}"
     )
-
-
-def _placed(count: int, kind: str, gpus: float) -> str:
-    """ "2 vLLM runners on 1 GPU each", "1 learner on CPU"."""
-    each = " each" if count > 1 else ""
-    device = f"{gpus:g} GPU{'s' if gpus > 1 else ''}{each}" if gpus else "CPU"
-    return f"{count} {kind}{'s' if count > 1 else ''} on {device}"
 
 
 def _loss_name(config: ASPOConfig) -> str:

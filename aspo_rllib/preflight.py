@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from aspo_rllib import resources
 from aspo_rllib.evaluation_sets import set_configs
 from aspo_rllib.memory import load_structure
+from aspo_rllib.placement import weight_transport
 
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
@@ -218,13 +219,27 @@ def check_cluster(config: ASPOConfig) -> None:
     if not ray.is_initialized():
         ray.init()
     _, *workers = resources.asked_bundles(config)  # the first is the algorithm's own, which runs already
-    missing = resources.shortage(workers, resources.cluster_nodes())
+    nodes = resources.cluster_nodes()
+    check_shared_gpu(config, nodes)
+    missing = resources.shortage(workers, nodes)
     if missing is not None:
         runners, learners = config.num_gpus_per_env_runner, config.num_gpus_per_learner
         raise ValueError(
             f"num_env_runners={config.num_env_runners} (num_gpus_per_env_runner={runners:g}), num_learners="
             f"{config.num_learners} (num_gpus_per_learner={learners:g}): the run {missing}. Ask for less; for nodes "
             "still to come, call resources.require_resources(..., wait_s=...) first."
+        )
+
+
+def check_shared_gpu(config: ASPOConfig, nodes: Sequence[resources.Bundle]) -> None:
+    """Raise ValueError where Ray might put the runner and the learner that share a GPU on two."""
+    gpus = max((node.get("GPU", 0) for node in nodes), default=0)
+    if weight_transport(config) == "ipc" and gpus > 1:
+        raise ValueError(
+            f"num_gpus_per_env_runner={config.num_gpus_per_env_runner:g} and num_gpus_per_learner="
+            f"{config.num_gpus_per_learner:g} are to share a GPU: Ray can promise that only where nodes have one, here "
+            f"are {gpus:g}. Start Ray with --num-gpus=1, give each a whole GPU and num_learners=1, or set "
+            ".llm(weight_transport='object_store', sleep=False)."
         )
 
 

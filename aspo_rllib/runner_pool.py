@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, TypeVar
 
 import ray
@@ -15,6 +16,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from aspo_rllib.watchdog import patience_s
 
 if TYPE_CHECKING:
+    from ray.actor import ActorHandle
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
     from aspo_rllib.config import ASPOConfig
@@ -29,14 +31,17 @@ STOP_TIMEOUT_S = 30.0
 class RunnerPool:
     """Calls to the runners of a group, and what becomes of those that do not answer.
 
+    weights: gives those that a runner which has come back, or is woken, gets.
+
     `restart_failed_env_runners=False` raises what a runner raised instead. `num_lost` counts.
     """
 
-    def __init__(self, env_runner_group: EnvRunnerGroup, config: ASPOConfig):
+    def __init__(self, env_runner_group: EnvRunnerGroup, config: ASPOConfig, weights: Callable[[], WeightsHandle]):
         # The group's own calls do not say which runner an answer is from.
         self._actors = env_runner_group._worker_manager
         self._config = config
-        self._handle: WeightsHandle | None = None
+        self._weights = weights
+        self.asleep = False
         self.num_lost = 0
         self.last_error: Exception | None = None
 
@@ -73,17 +78,26 @@ class RunnerPool:
         return answers
 
     def load(self, handle: WeightsHandle) -> None:
-        """Bring these weights to every runner, now or when it comes back; waits until those in service have them."""
-        self._handle = handle
+        """Bring these weights to every runner in service, which wakes it; waits until all have them."""
         versions = self.call(partial(_load, handle))
+        self.asleep = False
         assert all(version == handle.version for version in versions.values()), versions
+
+    def sleep(self) -> None:
+        """Have the engines give their memory back until they get new weights."""
+        self.asleep = True
+        self.call(methodcaller("sleep"))
+
+    def actors(self, runners: Sequence[int]) -> list[ActorHandle[VLLMEnvRunner]]:
+        """For others than the driver to call."""
+        return [self._actors.actors()[number] for number in runners]
 
     def recover(self) -> list[int]:
         """Put runners that have restarted back into service, with the current weights; returns them."""
         return self._probe()[0]
 
     def ready(self) -> list[int]:
-        """The runners in service, with those that have come back.
+        """The runners in service, with those that have come back; all awake, an update that failed may have left some.
 
         Waits while there is none. Raises RuntimeError when none came back within `env_runner_restore_timeout_s`, or
         none ever will.
@@ -92,6 +106,8 @@ class RunnerPool:
         deadline = time.monotonic() + limit
         while True:
             _, num_gone = self._probe()
+            if self.asleep:
+                self.load(self._weights())
             if self.healthy:
                 return self.healthy
             if num_gone == self._actors.num_actors() or time.monotonic() > deadline:
@@ -119,8 +135,8 @@ class RunnerPool:
             mark_healthy=True,
         ).result_or_errors
         back = [result.actor_id for result in results if result.ok]
-        if back and self._handle is not None:
-            back = list(self.call(partial(_load, self._handle), back))
+        if back:
+            back = list(self.call(partial(_load, self._weights()), back))
         return back, sum(isinstance(result.get(), ActorDiedError) for result in results if not result.ok)
 
     def _lose(self, number: int, error: Exception) -> None:

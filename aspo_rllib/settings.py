@@ -31,6 +31,8 @@ class ASPOSettings(TextAlgorithmConfig):
         self.gpu_memory_utilization = 0.9
         self.tensor_parallel_size = 1
         self.max_num_seqs = 256
+        self.weight_transport: str | type[Any] = "auto"
+        self.sleep: bool | None = None
         self.lora: dict[str, Any] | None = None
         self.gradient_checkpointing = False
         self.cpu_offload = False
@@ -107,6 +109,8 @@ class ASPOSettings(TextAlgorithmConfig):
         gpu_memory_utilization: float = NotProvided,
         tensor_parallel_size: int = NotProvided,
         max_num_seqs: int = NotProvided,
+        weight_transport: str | type[Any] = NotProvided,
+        sleep: bool | None = NotProvided,
         lora: dict[str, Any] | None = NotProvided,
         gradient_checkpointing: bool = NotProvided,
         cpu_offload: bool = NotProvided,
@@ -129,8 +133,17 @@ class ASPOSettings(TextAlgorithmConfig):
             kv_cache_memory_bytes: vLLM's KV cache; None: 256 MiB on CPU, `gpu_memory_utilization` on GPU. That of
                 engine="transformers" grows with what is running; `max_num_seqs` bounds it.
             gpu_memory_utilization: Share of GPU memory for vLLM, in (0, 1].
-            tensor_parallel_size: GPUs per vLLM engine, >= 1.
+            tensor_parallel_size: GPUs per vLLM engine, >= 1; on GPUs equal to `num_gpus_per_env_runner`.
             max_num_seqs: Completions that the engine decodes at once, >= 1.
+            weight_transport: How weights get into the engines: "object_store" (any machines), "nccl" (GPUs of their
+                own for runners and learners) or "ipc" (one GPU for both). "auto" takes the fastest that the
+                placement allows; with `lora` and with engine="transformers" that is the object store. Or a subclass of
+                vLLM's TrainerInitInfo, in a module that registers its `backend` in both of vLLM's weight-transfer
+                factories when it is imported.
+            sleep: Whether the engine gives its GPU memory back while the learner updates; needs max_staleness=0. None:
+                if runner and learner share a GPU, which they do when the only one of each asks for a part of one, e.g.
+                num_gpus_per_env_runner=0.5 and num_gpus_per_learner=0.5. What the learner keeps between updates
+                (weights, optimizer state, reference) must fit beside `gpu_memory_utilization`.
             lora: Keywords of peft.LoraConfig: train adapters alone, e.g. {"r": 16, "target_modules": "all-linear"}.
                 Plain LoRA only, r in [1, 512]; on GPU engines it needs dtype="bfloat16". Weight syncs and training
                 state hold the adapters alone, exported folders merged weights. None: train all weights.

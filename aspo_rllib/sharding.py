@@ -46,7 +46,7 @@ def shard_policy(
     """
     device = torch.device(device) if device is not None else _default_device()
     source = {} if awaits_weights() else policy.state_dict()
-    _replace_parameters(policy, lambda p: p.to("meta"))
+    replace_parameters(policy, lambda p: p.to("meta"))
 
     options: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
@@ -63,7 +63,7 @@ def shard_policy(
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
 
-    _replace_parameters(policy, lambda p: torch.empty_like(p, device="cpu" if cpu_offload else device))
+    replace_parameters(policy, lambda p: torch.empty_like(p, device="cpu" if cpu_offload else device))
     set_model_state_dict(
         policy, source, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
     )
@@ -76,7 +76,7 @@ def _default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _replace_parameters(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+def replace_parameters(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
     """Replace each parameter by `make` of it. Shared ones stay shared: `Module.to_empty` would untie embeddings."""
     made: dict[nn.Parameter, nn.Parameter] = {}
     for owner in module.modules():

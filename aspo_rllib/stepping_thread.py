@@ -32,6 +32,7 @@ class SteppingThread(Generic[W]):
 
     def __init__(self, make: Callable[[], W], name: str):
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[W], object]] | None] = SimpleQueue()
+        self._held = False
         made: Future[None] = Future()
         self._thread = Thread(target=self._run, args=(make, made), name=name, daemon=True)
         self._thread.start()
@@ -42,6 +43,14 @@ class SteppingThread(Generic[W]):
         future: Future[T] = Future()
         self._calls.put((future, function))
         return future.result()
+
+    def hold(self) -> None:
+        """Make calls alone, and no steps, until `release`; no step is under way when this returns."""
+        self.call(lambda _: setattr(self, "_held", True))
+
+    def release(self) -> None:
+        """Step again."""
+        self.call(lambda _: setattr(self, "_held", False))
 
     def close(self) -> None:
         """End the thread after the calls and the step that are under way."""
@@ -57,7 +66,7 @@ class SteppingThread(Generic[W]):
         made.set_result(None)
         error: BaseException | None = None
         while True:
-            while error or not worker.busy or not self._calls.empty():
+            while error or self._held or not worker.busy or not self._calls.empty():
                 call = self._calls.get()
                 if call is None:
                     return

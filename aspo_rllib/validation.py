@@ -9,10 +9,12 @@ from itertools import pairwise
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from aspo_rllib import placement
 from aspo_rllib.evaluation_sets import check_eval_sets, set_configs
 from aspo_rllib.lora import check_settings
 from aspo_rllib.losses import KL_ESTIMATORS
 from aspo_rllib.mismatch import CORRECTIONS, LEVELS
+from aspo_rllib.placement import TRANSPORTS
 
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
@@ -24,6 +26,12 @@ _RANGES = [
     ("kv_cache_memory_bytes", "an int >= 1, or None", lambda v: v is None or (_is_int(v) and v >= 1)),
     ("tensor_parallel_size", "an int >= 1", lambda v: _is_int(v) and v >= 1),
     ("max_num_seqs", "an int >= 1", lambda v: _is_int(v) and v >= 1),
+    (
+        "weight_transport",
+        f"one of {TRANSPORTS}, or a subclass of vLLM's TrainerInitInfo",
+        lambda v: v in TRANSPORTS if isinstance(v, str) else isinstance(v, type) and hasattr(v, "backend"),
+    ),
+    ("sleep", "True, False or None", lambda v: v is None or isinstance(v, bool)),
     ("group_size", "an int >= 1", lambda v: _is_int(v) and v >= 1),
     ("top_p", "in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1),
     ("max_completion_tokens", "an int >= 1", lambda v: _is_int(v) and v >= 1),
@@ -106,7 +114,7 @@ def check(config: ASPOConfig) -> None:
     _require(config, "temperature", "in (0, 2]", lambda v: _is_number(v) and 0 < v <= 2)
     _require(config, "num_env_runners", "an int >= 1: the engines run there", lambda v: _is_int(v) and v >= 1)
     _check_group_size(config)
-    _check_parallel(config)
+    placement.check(config)
     if config.minibatch_prompts > config.batch_prompts:
         raise ValueError(
             f"minibatch_prompts={config.minibatch_prompts}: expected at most batch_prompts={config.batch_prompts}."
@@ -206,15 +214,6 @@ def _check_group_size(config: ASPOConfig) -> None:
         "Raise group_size for a baseline.",
         stacklevel=3,
     )
-
-
-def _check_parallel(config: ASPOConfig) -> None:
-    gpus = config.num_gpus_per_env_runner
-    if gpus and config.tensor_parallel_size > max(1, gpus):
-        raise ValueError(
-            f"tensor_parallel_size={config.tensor_parallel_size}: expected at most "
-            f"num_gpus_per_env_runner={gpus:g}, the GPUs of one engine; raise that."
-        )
 
 
 def check_lr(config: ASPOConfig) -> None:

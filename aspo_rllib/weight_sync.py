@@ -1,14 +1,16 @@
 """Weights from the learner to the engines over Ray's object store, and the check that they arrived.
 
 The learner puts buckets of numpy arrays and hands out references; each engine reads them from shared memory. The driver
-only ever sees the handle.
+only ever sees the handle. On CPUs the bytes are copied once, into that memory.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import ray
@@ -16,48 +18,70 @@ import torch
 from torch import Tensor
 
 BUCKET_BYTES = 1 << 29
+# ray.put starts threads for each buffer beyond the first size, which pays from about the second on: on two cores 2 MiB
+# took three times as long as in two pieces.
+_ONE_THREAD_BYTES, _MANY_THREADS_BYTES = 1 << 20, 1 << 25
+
+# What the store holds of a weight: all its names, type, shape, and its bytes in pieces.
+_Stored = tuple[tuple[str, ...], torch.dtype, torch.Size, list[np.ndarray]]
 
 
 @dataclass(frozen=True)
 class WeightsHandle:
-    """References to one version of what training changes. Equal handles mean equal weights.
+    """One version of what training changes. Equal handles mean equal weights.
 
+    num_bytes: of a sync, a tied weight counted as often as it was sent.
     kind: "full", all weights, or "adapters", those of LoRA alone: every end has the base model from its folder.
+    refs: where the object store has them; none if they went to the engines on another way.
+    identity: by which handles are compared. Versions are not enough: after going back to a checkpoint they come again.
     """
 
-    refs: tuple[ray.ObjectRef[Any], ...]
     version: int
-    num_bytes: int
+    num_bytes: int = field(compare=False)
     kind: str
+    refs: tuple[ray.ObjectRef[Any], ...] = field(default=(), compare=False)
+    identity: str = field(default_factory=lambda: uuid4().hex)
 
 
 class SyncDriftError(RuntimeError):
     """After a sync, engine and learner disagree about the log-probabilities of the same tokens."""
 
 
-def publish(weights: dict[str, Tensor], version: int, dtype: torch.dtype, kind: str = "full") -> WeightsHandle:
-    """Put whole CPU tensors, cast to `dtype`, into the object store in buckets of about half a GiB."""
-    refs, bucket, bucket_bytes, total = [], [], 0, 0
-    for name, tensor in weights.items():
-        array = _to_numpy(tensor.to(dtype) if tensor.is_floating_point() else tensor)
-        bucket.append((name, array, str(dtype) if tensor.is_floating_point() else None))
-        bucket_bytes += array.nbytes
-        total += array.nbytes
+def publish(
+    weights: Iterable[tuple[tuple[str, ...], Tensor]], version: int, dtype: torch.dtype, kind: str = "full"
+) -> WeightsHandle:
+    """Put whole tensors, cast to `dtype`, into the object store in buckets of about half a GiB.
+
+    weights: all names of each tensor, and it. They are taken from the iterator one bucket at a time.
+    """
+    refs: list[ray.ObjectRef[Any]] = []
+    bucket: list[_Stored] = []
+    bucket_bytes = num_bytes = 0
+    for names, tensor in weights:
+        tensor = (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        bucket.append((names, tensor.dtype, tensor.shape, _pieces(tensor)))
+        bucket_bytes += tensor.nbytes
+        num_bytes += tensor.nbytes
         if bucket_bytes >= BUCKET_BYTES:
             refs.append(ray.put(bucket))
             bucket, bucket_bytes = [], 0
     if bucket:
         refs.append(ray.put(bucket))
-    return WeightsHandle(refs=tuple(refs), version=version, num_bytes=total, kind=kind)
+    return WeightsHandle(version, num_bytes, kind, tuple(refs))
 
 
 def fetch(handle: WeightsHandle) -> list[tuple[str, Tensor]]:
-    """Name -> tensor, reading the store's shared memory without a copy: do not write to them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return [
-            (name, _to_torch(array, dtype)) for bucket in ray.get(list(handle.refs)) for name, array, dtype in bucket
-        ]
+    """Name -> tensor, reading the store's shared memory without a copy: do not write to them.
+
+    Tied weights are one tensor under several names.
+    """
+    assert handle.refs, handle
+    named = []
+    for bucket in ray.get(list(handle.refs)):
+        for names, dtype, shape, pieces in bucket:
+            tensor = _tensor(_joined(pieces), dtype, shape)
+            named += [(name, tensor) for name in names]
+    return named
 
 
 def drift(learner_logprobs: list[np.ndarray], engine_logprobs: list[np.ndarray]) -> float:
@@ -77,11 +101,25 @@ def check_drift(value: float, limit: float, version: int) -> None:
         )
 
 
-def _to_numpy(tensor: Tensor) -> np.ndarray:
-    # numpy has no bfloat16: ship its bits.
-    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
+def _pieces(tensor: Tensor) -> list[np.ndarray]:
+    """A contiguous tensor's bytes, in pieces that `ray.put` copies at full speed; they share its memory."""
+    flat = tensor.view(-1).view(torch.uint8).numpy()
+    if not _ONE_THREAD_BYTES < flat.nbytes < _MANY_THREADS_BYTES:
+        return [flat]
+    return [flat[start : start + _ONE_THREAD_BYTES] for start in range(0, flat.nbytes, _ONE_THREAD_BYTES)]
 
 
-def _to_torch(array: np.ndarray, dtype: str | None) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if dtype == "torch.bfloat16" else tensor
+def _joined(pieces: list[np.ndarray]) -> np.ndarray:
+    """The bytes in one array. The store has the pieces one after the other, and then nothing is copied."""
+    first = pieces[0]
+    starts = [piece.__array_interface__["data"][0] - first.__array_interface__["data"][0] for piece in pieces]
+    ends = np.cumsum([piece.nbytes for piece in pieces])
+    if starts != [0, *ends[:-1]]:
+        return np.concatenate(pieces)
+    return np.lib.stride_tricks.as_strided(first, shape=(int(ends[-1]),), strides=(1,), writeable=False)
+
+
+def _tensor(flat: np.ndarray, dtype: torch.dtype, shape: torch.Size) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(flat).view(dtype).view(shape)

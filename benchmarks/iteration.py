@@ -95,7 +95,7 @@ def one_round(algo: Algorithm, round_number: int) -> dict[str, float]:
 
 
 def driver_seconds(repeats: int) -> float:
-    """Median seconds in which the driver gets 512 rollouts of 1,000 tokens, makes metrics and batches, and sends them."""
+    """Median seconds in which the driver gets 512 rollouts of 1,000 tokens, makes batches and metrics, sends them."""
     from aspo_rllib.advantages import group_advantages
     from aspo_rllib.metrics import rollout_metrics, staleness_metrics
 

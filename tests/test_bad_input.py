@@ -324,12 +324,16 @@ CASES = {
         ["num_env_runners=99", "asks for 99 CPUs, the cluster has 8", "Ask for less"],
     ),
     "a recipe's GPUs": (
-        lambda b: b.recipe(str(b.folder), num_gpus_per_env_runner=8),
+        lambda b: b.recipe(str(b.folder), num_env_runners=8, num_gpus_per_env_runner=1),
         ["asks for 8 GPUs, the cluster has 0"],
     ),
     "more tensor parallel than GPUs": (
         lambda b: b.build(num_gpus_per_env_runner=1, tensor_parallel_size=2),
-        ["tensor_parallel_size=2", "at most num_gpus_per_env_runner=1"],
+        ["tensor_parallel_size=2", "num_gpus_per_env_runner=1", "set both to the same number"],
+    ),
+    "GPUs that no engine uses": (
+        lambda b: b.build(num_gpus_per_env_runner=2),
+        ["tensor_parallel_size=1", "num_gpus_per_env_runner=2", "set both to the same number"],
     ),
     "tensor parallel that cuts a head": (
         lambda b: b.build(tensor_parallel_size=3),

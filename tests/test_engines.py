@@ -98,6 +98,38 @@ def tokens(completions):
     return [c.completion_ids.tolist() for c in completions]
 
 
+# ---- sleep --------------------------------------------------------------------------------------------------------
+
+
+def sleep_and_load(engine, weights):
+    before = generate(engine, PROMPTS)
+    engine.sleep()
+    with pytest.raises(AssertionError):  # it would wait for ever, or read what is not there
+        engine.submit("0", PROMPTS[0], **SAMPLING)
+    engine.load_weights(weights)
+    return before, generate(engine, PROMPTS)
+
+
+def test_an_engine_that_has_slept_samples_as_before(run, model):
+    # On CPUs vLLM gives nothing back, but goes through the same states.
+    before, after = run(sleep_and_load, list(model.state_dict().items()))
+    assert tokens(before) == tokens(after)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_allclose(a.sampler_logprobs, b.sampler_logprobs, atol=1e-5)
+
+
+def test_weights_of_another_model_wake_nobody(engines, model):
+    def sleep_and_fail(engine, weights):
+        engine.sleep()
+        with pytest.raises(ValueError, match=r"model\.norm\.weight is in one of the two only"):
+            engine.load_weights([(name, tensor) for name, tensor in weights if name != "model.norm.weight"])
+        asleep = engine._asleep
+        engine.load_weights(weights)
+        return asleep
+
+    assert engines["transformers"](sleep_and_fail, list(model.state_dict().items()))
+
+
 # ---- what is sampled ----------------------------------------------------------------------------------------------
 
 

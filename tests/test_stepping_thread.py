@@ -61,6 +61,17 @@ def test_everything_happens_in_one_thread_that_is_not_ours(thread):
     assert only != threading.get_ident()
 
 
+def test_a_held_thread_makes_calls_and_no_steps(thread):
+    thread.call(lambda worker: worker.add(10**9))
+    thread.hold()
+    first, second = (thread.call(lambda worker: worker.steps) for _ in range(2))
+    assert first == second
+    thread.release()
+    while thread.call(lambda worker: worker.steps) == second:
+        pass
+    thread.call(lambda worker: worker.add(-worker.left))
+
+
 def test_an_error_of_a_call_is_its_callers_and_changes_nothing_else(thread):
     with pytest.raises(ZeroDivisionError):
         thread.call(lambda worker: 1 / worker.left)

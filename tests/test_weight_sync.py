@@ -20,9 +20,13 @@ def weights():
     return tensors | {"steps": torch.arange(4)}
 
 
+def named(weights):
+    return [((name,), tensor) for name, tensor in weights.items()]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_fetched_is_what_was_published_to_the_bit(ray_session, weights, dtype):
-    handle = publish(weights, 3, dtype)
+    handle = publish(named(weights), 3, dtype)
     fetched = dict(fetch(handle))
     assert list(fetched) == list(weights)
     for name, tensor in weights.items():
@@ -37,14 +41,37 @@ def test_what_is_fetched_is_what_was_published_to_the_bit(ray_session, weights, 
 def test_buckets_split_the_weights_and_lose_none(ray_session, weights, monkeypatch, bucket_bytes, buckets):
     # Bytes: 140, 12, 4, 8448, 32. With 150: 140 + 12 | 4 + 8448 | 32.
     monkeypatch.setattr(weight_sync, "BUCKET_BYTES", bucket_bytes)
-    handle = publish(weights, 0, torch.float32)
+    handle = publish(named(weights), 0, torch.float32)
     assert len(handle.refs) == buckets
     assert all(torch.equal(tensor, weights[name]) for name, tensor in fetch(handle))
 
 
+def test_tied_weights_are_shipped_once_and_fetched_under_each_name(ray_session, weights):
+    handle = publish([(("embed", "head"), weights["a.weight"]), (("b",), weights["b.bias"])], 0, torch.float32)
+    assert handle.num_bytes == 4 * (7 * 5 + 3)
+    fetched = dict(fetch(handle))
+    assert list(fetched) == ["embed", "head", "b"]
+    assert fetched["head"] is fetched["embed"] and torch.equal(fetched["embed"], weights["a.weight"])
+
+
+@pytest.mark.parametrize("kib", [1024, 1025, 5000, 40_000])
+def test_tensors_of_any_size_lie_in_the_store_as_one_block(ray_session, kib, monkeypatch):
+    # Those between 1 and 32 MiB are put in pieces; joining them must not copy.
+    tensor = torch.arange(kib * 256, dtype=torch.float32)
+    handle = publish([(("a",), tensor)], 0, torch.float32)
+    monkeypatch.setattr(np, "concatenate", None)
+    assert torch.equal(dict(fetch(handle))["a"], tensor)
+
+
+def test_pieces_that_lie_apart_are_copied_together():
+    flat = np.arange(300, dtype=np.uint8)
+    apart = [flat[:100].copy(), flat[100:200].copy(), flat[200:].copy()]
+    assert np.array_equal(weight_sync._joined(apart), flat)
+
+
 def test_handles_of_equal_version_but_other_weights_differ(ray_session, weights):
     # An older checkpoint restored: the same number means other weights.
-    assert publish(weights, 3, torch.float32) != publish(weights, 3, torch.float32)
+    assert publish(named(weights), 3, torch.float32) != publish(named(weights), 3, torch.float32)
 
 
 def test_drift_is_the_largest_difference_of_any_token():
