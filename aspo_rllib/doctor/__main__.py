@@ -14,7 +14,7 @@ from functools import partial
 import aspo_rllib.doctor
 from aspo_rllib import TINY_MODEL
 from aspo_rllib.doctor import Finding, machine, packages
-from aspo_rllib.doctor.imports import MODULES, import_error, imports, remedy
+from aspo_rllib.doctor.imports import MODULES, VLLM, import_error, imports, remedy
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def checks(model: str) -> dict[str, Check]:
         **{name: Check(run) for name, run in room.items()},
         "sandbox": Check(machine.sandbox, needs=["gymnasium"]),
         "ray": Check(machine.ray_cluster, needs=["ray"]),
-        "engine": Check(partial(engine, model), needs=list(MODULES)),
+        "engine": Check(partial(engine, model), needs=[name for name in MODULES if name != VLLM]),
     }
 
 

@@ -14,6 +14,7 @@ from aspo_rllib.doctor.finding import Finding
 from aspo_rllib.doctor.packages import ENGINES, PACKAGE, TORCH_COMPANIONS
 from aspo_rllib.provenance import version_of
 
+VLLM = "vllm.entrypoints.llm"
 # What is imported -> the package it comes from. What others need comes first: their errors are its.
 MODULES = {
     "packaging": "packaging",
@@ -23,7 +24,7 @@ MODULES = {
     "transformers.modeling_utils": "transformers",  # `import transformers` alone imports next to nothing
     "ray": "ray",
     "ray.rllib": "ray",
-    "vllm.entrypoints.llm": "vllm",
+    VLLM: "vllm",
 }
 TIMEOUT_S = 300
 AT_ONCE = 2  # each may take a gigabyte

@@ -8,6 +8,7 @@ import torch
 from aspo_rllib import preflight, weight_sync
 from aspo_rllib.config import ASPOConfig
 from aspo_rllib.doctor.finding import Finding
+from aspo_rllib.doctor.imports import VLLM, import_error, remedy
 from aspo_rllib.engine import Completion, VLLMEngine
 from aspo_rllib.env_runner import CPU_KV_CACHE_BYTES, load_tokenizer
 from aspo_rllib.model import Policy, full_weights, load_policy
@@ -22,11 +23,13 @@ def engine(model: str) -> Finding:
     config.sampling(max_completion_tokens=PROBE_TOKENS)
     try:
         preflight.check_model(config)
+        if error := import_error(VLLM):  # after the model, whose faults are found sooner
+            return Finding("engine", False, f"cannot look without {VLLM}: {error}", remedy(VLLM, error))
         drift = _drift_after_sync(config)
         weight_sync.check_drift(drift, config.sync_drift_limit, version=1)
     except Exception as error:  # whatever it is, it is what the user wants to know
-        remedy = "see the message; docs/troubleshooting.md has the usual causes"
-        return Finding("engine", False, f"{type(error).__name__}: {error}", remedy)
+        advice = "see the message; docs/troubleshooting.md has the usual causes"
+        return Finding("engine", False, f"{type(error).__name__}: {error}", advice)
     return Finding("engine", True, f"boots, takes new weights, and is {drift:.1g} nats off the learner")
 
 
