@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ray.tune.experiment import Trial
 from ray.tune.logger import CSVLoggerCallback
-from ray.tune.result import EXPR_PROGRESS_FILE
 
 
 class ProgressCSVCallback(CSVLoggerCallback):
@@ -20,6 +19,6 @@ class ProgressCSVCallback(CSVLoggerCallback):
     def _setup_trial(self, trial: Trial) -> None:
         super()._setup_trial(trial)
         if self._trial_continue[trial]:
-            with Path(trial.local_path, EXPR_PROGRESS_FILE).open(newline="") as file:
+            with Path(self._trial_files[trial].name).open(newline="") as file:
                 columns = next(csv.reader(file))
             self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], columns)

@@ -151,7 +151,12 @@ def _tuner(
             name=args.name,
             storage_path=storage,
             stop={"training_iteration": args.iterations},
-            callbacks=[ProgressCallback(args.iterations), ProgressCSVCallback(), preemption.StopCallback(), *callbacks],
+            callbacks=[
+                ProgressCallback(args.iterations),
+                ProgressCSVCallback(),  # type: ignore[no-untyped-call]
+                preemption.StopCallback(),
+                *callbacks,
+            ],
             checkpoint_config=checkpoint_config,
             failure_config=failure_config,
             verbose=0,
