@@ -229,6 +229,19 @@ def test_the_exit_code_and_a_line_tell_what_is_saved(
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == handlers
 
 
+def test_trials_that_are_done_are_not_nothing(tmp_path, capfd):
+    stop = preemption.Stop(grace_s=60)
+    stop.on_signal(signal.SIGTERM, None)
+    checkpoint = tune.Checkpoint.from_directory(tmp_path)
+    done = tune.Result(metrics={"done": True}, checkpoint=checkpoint, error=None, path=str(tmp_path))
+    waiting = tune.Result(metrics={}, checkpoint=None, error=None, path=str(tmp_path))
+    with pytest.raises(SystemExit) as exit_:
+        preemption.exit_if_stopped(stop, [done, waiting])
+    assert exit_.value.code == 0
+    out = capfd.readouterr().out
+    assert "trials that are done: 1" in out and "with --resume goes on" in out and "nothing is saved" not in out
+
+
 def test_a_second_signal_ends_at_once():
     with pytest.raises(SystemExit) as exit_, preemption.stoppable(grace_s=60):
         signal.raise_signal(signal.SIGTERM)
