@@ -11,8 +11,8 @@ TORCH_BACKEND ?= --torch-backend=cpu
 
 .PHONY: quickstart test test-slow soak test-package test-oldest lint install
 
-quickstart: install  ## train the bundled model with ASPO, in a few minutes
-	$(BIN)/python tuned_examples/arithmetic_aspo.py
+quickstart: install  ## train the bundled model with ASPO, in a few minutes; go on with it if it was interrupted
+	$(BIN)/python tuned_examples/arithmetic_aspo.py --resume
 
 test: install  ## the fast tests
 	$(PYTEST)

@@ -103,21 +103,26 @@ def stoppable(grace_s: float) -> Iterator[Stop]:
 def exit_if_stopped(stop: Stop, results: Iterable[tune.Result]) -> None:
     """SystemExit, with a line per trial on what is saved, for a run that a signal ended before it was done.
 
-    Its code: 0 after SIGTERM, but NOTHING_SAVED where there is no checkpoint to go on from; INTERRUPTED after Ctrl-C.
+    Its code: 0 after SIGTERM, but NOTHING_SAVED where there is neither a checkpoint to go on from nor a trial that is
+    done; INTERRUPTED after Ctrl-C.
     """
-    unfinished = [result for result in results if not result.error and not (result.metrics or {}).get("done")]
+    unfailed = [result for result in results if not result.error]
+    unfinished = [result for result in unfailed if not (result.metrics or {}).get("done")]
     if stop.signum is None or not unfinished:
         return
+    if num_done := len(unfailed) - len(unfinished):
+        _say(f"trials that are done: {num_done}")
     saved = [result for result in unfinished if result.checkpoint]
     for result in saved:
         assert result.metrics and result.checkpoint and result.best_checkpoints
         iteration = max(metrics[TRAINING_ITERATION] for _, metrics in result.best_checkpoints)
         last = result.metrics[TRAINING_ITERATION]
         _say(f"iteration {last} was the last, {iteration} is saved in {result.checkpoint.path}")
-    _say("the same command with --resume goes on from there" if saved else "nothing is saved yet")
+    kept = bool(saved or num_done)
+    _say("the same command with --resume goes on from there" if kept else "nothing is saved yet")
     if stop.signum == signal.SIGINT:
         raise SystemExit(INTERRUPTED)
-    raise SystemExit(0 if saved else NOTHING_SAVED)
+    raise SystemExit(0 if kept else NOTHING_SAVED)
 
 
 def _say(line: str) -> None:

@@ -12,8 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aspo_rllib.trial_folder import trial_folder
-
 if TYPE_CHECKING:
     from aspo_rllib.aspo import ASPO
     from aspo_rllib.prompts import PromptEncoder
@@ -25,6 +23,8 @@ HASHED_PROMPTS = 1024
 
 def write(algorithm: ASPO) -> Path:
     """Write `run.json` into the run's folder; a restored run adds one more record to it."""
+    from aspo_rllib.trial_folder import trial_folder  # the doctor asks for versions where ray cannot be imported
+
     path = trial_folder(algorithm) / FILE
     records = json.loads(path.read_text()) if path.exists() else []
     config = algorithm.config

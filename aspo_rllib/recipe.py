@@ -20,12 +20,11 @@ from aspo_rllib.config import ASPOConfig
 from aspo_rllib.dry_run import GIB, describe_run
 from aspo_rllib.profiling import ProfileCallback
 from aspo_rllib.progress import ProgressCallback
+from aspo_rllib.progress_csv import ProgressCSVCallback
 
 
-def options(
-    description: str, *, name: str, model: str, data: str, iterations: int, num_env_runners: int, num_learners: int
-) -> argparse.ArgumentParser:
-    """The options of a training script, with these defaults; add its own to the parser.
+def run_options(description: str, *, name: str, iterations: int) -> argparse.ArgumentParser:
+    """The options that `run` reads, and --seed, with these defaults; add the script's own to the parser.
 
     name: what the run's folder below the storage path is called.
     """
@@ -34,12 +33,8 @@ def options(
     )
     add = parser.add_argument
     add("--name", default=name, help="folder of the run below --storage-path")
-    add("--model", default=model, help="folder or hub id")
-    add("--data", default=data, help="file or hub name of the training tasks")
     add("--iterations", type=int, default=iterations)
     add("--seed", type=int, default=0)
-    add("--num-env-runners", type=int, default=num_env_runners, help="vLLM engines")
-    add("--num-learners", type=int, default=num_learners, help="FSDP2 learners; 0: one in the algorithm's process")
     add("--storage-path", default="results", help="folder, or URI such as s3://bucket/runs, for logs and checkpoints")
     add("--resume", action="store_true", help="go on from the last checkpoint of the run of this name, if any")
     add("--dry-run", action="store_true", help="print plan, memory and resources, then stop")
@@ -47,6 +42,19 @@ def options(
     add("--gpu-memory-gib", type=float, default=80.0, help="memory of one GPU, for the estimates of --dry-run")
     add("--grace-s", type=float, default=120.0, help="seconds that SIGTERM leaves for the iteration and its checkpoint")
     add("--wait-for-nodes-s", type=float, default=0.0, help="seconds to wait for nodes that are still starting")
+    return parser
+
+
+def options(
+    description: str, *, name: str, model: str, data: str, iterations: int, num_env_runners: int, num_learners: int
+) -> argparse.ArgumentParser:
+    """Those of `run_options`, and of a recipe whose model, data and machines are chosen on the command line."""
+    parser = run_options(description, name=name, iterations=iterations)
+    add = parser.add_argument
+    add("--model", default=model, help="folder or hub id")
+    add("--data", default=data, help="file or hub name of the training tasks")
+    add("--num-env-runners", type=int, default=num_env_runners, help="vLLM engines")
+    add("--num-learners", type=int, default=num_learners, help="FSDP2 learners; 0: one in the algorithm's process")
     return parser
 
 
@@ -58,7 +66,7 @@ def run(
     failure_config: tune.FailureConfig | None = None,
     callbacks: Sequence[tune.Callback] = (),
 ) -> tune.Result | None:
-    """Train under Ray Tune as `options` were chosen, on the cluster at hand or else on this machine.
+    """Train under Ray Tune as `run_options` were chosen, on the cluster at hand or else on this machine.
 
     checkpoint_config: None: one at each evaluation, of which the three best and the last are kept, and one at the end.
     failure_config: None: three times the run goes on from its last checkpoint by itself.
@@ -143,7 +151,12 @@ def _tuner(
             name=args.name,
             storage_path=storage,
             stop={"training_iteration": args.iterations},
-            callbacks=[ProgressCallback(args.iterations), preemption.StopCallback(), *callbacks],
+            callbacks=[
+                ProgressCallback(args.iterations),
+                ProgressCSVCallback(),  # type: ignore[no-untyped-call]
+                preemption.StopCallback(),
+                *callbacks,
+            ],
             checkpoint_config=checkpoint_config,
             failure_config=failure_config,
             verbose=0,

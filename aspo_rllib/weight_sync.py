@@ -44,7 +44,11 @@ class WeightsHandle:
 
 
 class SyncDriftError(RuntimeError):
-    """After a sync, engine and learner disagree about the log-probabilities of the same tokens."""
+    """After a sync, engine and learner disagree about the log-probabilities of the same tokens.
+
+    `on_bad_numbers` does not catch it: the learner's weights are good, and a rollback would send older ones to the same
+    engines by the same way. A trial that Tune restarts has new engines.
+    """
 
 
 def publish(

@@ -92,7 +92,7 @@ def head(tmp_path_factory):
 @pytest.mark.slow
 def test_the_quickstart_runs_as_a_job_and_leaves_a_model(head, tmp_path):
     submit = ("submit", "--working-dir", ".", "--submission-id")
-    quickstart = ("python", "tuned_examples/arithmetic_aspo.py", "--iterations", "2", "--results", str(tmp_path))
+    quickstart = ("python", "tuned_examples/arithmetic_aspo.py", "--iterations", "2", "--storage-path", str(tmp_path))
     assert "quickstart: accuracy" in head.job(*submit, "quickstart", "--", *quickstart)
     assert "'quickstart' succeeded" in head.job("status", "quickstart")
 

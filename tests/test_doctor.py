@@ -2,16 +2,20 @@
 
 import os
 import shutil
+import site
 import socket
 import subprocess
 import sys
 import textwrap
+import venv
 from pathlib import Path
 
 import pytest
 
 from aspo_rllib import TINY_MODEL
-from aspo_rllib.doctor import main
+from aspo_rllib.doctor.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def installed(folder: Path, name: str, version: str) -> None:
@@ -65,6 +69,96 @@ def found_problems(table: str) -> list[str]:
     return [line.split()[1] for line in table.splitlines() if line.startswith("PROBLEM")]
 
 
+# ---- environments in which nothing can be imported any more ---------------------------------------------------------
+
+
+class Environment:
+    """A virtual environment of its own with all that is installed here, as links, and this package as it lies there."""
+
+    def __init__(self, folder: Path):
+        venv.create(folder, symlinks=True)
+        (self.packages,) = folder.glob("lib/python*/site-packages")
+        self._python = folder / "bin" / "python"
+        for path in Path(site.getsitepackages()[0]).iterdir():
+            (self.packages / path.name).symlink_to(path)
+        self._variables = os.environ | {"RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT)}
+
+    def remove(self, name: str) -> None:
+        """As after `pip uninstall`."""
+        for path in (self.packages / name, *self.packages.glob(f"{name}-*.dist-info")):
+            path.unlink()
+
+    def add(self, name: str, version: str, source: str) -> None:
+        """A package of one file."""
+        (self.packages / name).mkdir()
+        (self.packages / name / "__init__.py").write_text(source)
+        installed(self.packages, name, version)
+
+    def doctor(self, *checks: str) -> tuple[str, str]:
+        """What it found, and what to do about it, where all is not well."""
+        command = [self._python, "-m", "aspo_rllib.doctor", *checks]
+        done = subprocess.run(command, capture_output=True, text=True, env=self._variables, cwd=self.packages)
+        assert done.returncode == 1 and done.stderr == "", done.stdout + done.stderr
+        found, _, remedies = done.stdout.partition("\n\n")
+        return found, remedies
+
+
+@pytest.fixture
+def environment(tmp_path):
+    return Environment(tmp_path)
+
+
+# What torchvision's CUDA build does beside a CPU build of torch.
+WRONG_TORCHVISION = """
+import torch
+torch.library.register_fake("torchvision::nms")(lambda boxes, scores, threshold: None)
+"""
+
+
+@pytest.mark.slow
+def test_a_torchvision_for_cuda_is_found_by_its_record_and_by_what_it_breaks(environment):
+    environment.add("torchvision", "0.28.0", WRONG_TORCHVISION)
+    found, remedies = environment.doctor()  # all checks: those that need what is broken cannot look
+    assert "with torchvision 0.28.0" in found
+    error = "RuntimeError: operator torchvision::nms does not exist"
+    broken = "transformers.modeling_utils, vllm.entrypoints.llm"
+    assert f"PROBLEM  imports      {broken}: {error}\n" in found
+    assert f"PROBLEM  engine       cannot look without transformers.modeling_utils: {error}" in found
+    assert found_problems(found) == ["torch", "imports", "engine"]
+    assert "torch: pip uninstall -y torchvision\n" in remedies
+    assert "imports, engine: pip uninstall -y torchvision torchaudio torchcodec" in remedies
+
+
+def test_without_torch_the_doctor_starts_and_says_so(environment):
+    environment.remove("torch")
+    found, remedies = environment.doctor("versions", "requirements", "torch", "gpu")
+    error = "ModuleNotFoundError: No module named 'torch'"
+    assert "torch 2." not in found and "torch is missing, not >=" in found
+    assert f"PROBLEM  gpu          cannot look without torch: {error}" in found
+    assert "requirements: pip install 'torch>=" in remedies
+    assert "gpu: pip install --force-reinstall torch, in the build" in remedies
+
+
+def test_a_ray_that_ends_its_process_is_found(environment):
+    environment.remove("ray")
+    (environment.packages / "ray").mkdir()
+    # As a build for another CPU does.
+    (environment.packages / "ray" / "__init__.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    found, remedies = environment.doctor("ray", "duplicates")
+    assert "cannot look without ray: killed by SIGILL" in found
+    assert remedies == "ray: pip install --force-reinstall 'ray[default,rllib,train]==2.60.*'\n"
+
+
+def test_a_package_that_is_installed_twice_is_found(environment):
+    installed(environment.packages, "transformers", "4.57.1")  # what is left of an upgrade that broke off
+    found, remedies = environment.doctor("duplicates", "requirements")
+    assert f"duplicates   transformers 4.57.1 in {environment.packages} and 5." in found
+    assert "pip uninstall transformers, then install again" in remedies
+
+
+# ---- the machine ----------------------------------------------------------------------------------------------------
+
+
 def test_a_model_without_weights_is_found_before_the_engine_boots(tmp_path, capsys):
     shutil.copytree(TINY_MODEL, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
@@ -102,7 +196,7 @@ def test_a_machine_that_cannot_confine_programs_is_found():
         for call in ("mount", "landlock_create_ruleset"):
             filter.add_rule(pyseccomp.ERRNO(errno.EPERM), call)
         filter.load()
-        from aspo_rllib.doctor import main
+        from aspo_rllib.doctor.__main__ import main
         raise SystemExit(main(["sandbox"]))
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]

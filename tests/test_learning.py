@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 def run_quickstart(tmp_path: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "tuned_examples/arithmetic_aspo.py", "--as-test", "--results", str(tmp_path), *arguments],
+        [sys.executable, "tuned_examples/arithmetic_aspo.py", "--as-test", "--storage-path", str(tmp_path), *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""Signals to a training script: SIGTERM, Ctrl-C and kill -9 leave no process behind, and --resume goes on.
+"""Signals to a training script: SIGTERM, Ctrl-C and kill -9 leave no process behind, and --resume loses nothing.
 
 Run as a script, this file is the training: the bundled model, through `recipe.run`.
 """
@@ -17,6 +17,7 @@ import psutil
 import pytest
 import ray
 from ray import tune
+from ray._private.dict import flatten_dict
 
 from aspo_rllib import TINY_MODEL, ASPOConfig, preemption
 from aspo_rllib.recipe import options, run
@@ -33,7 +34,7 @@ parser = options(
 class Script:
     """A training under way in a process group of its own, as a terminal starts it; what it prints goes to a file."""
 
-    def __init__(self, storage: Path, log: Path, *arguments: str):
+    def __init__(self, log: Path, storage: Path, *arguments: str):
         self._log = log
         with log.open("w") as file:
             self._process = subprocess.Popen(
@@ -52,7 +53,8 @@ class Script:
     @property
     def iterations(self) -> list[int]:
         """Those that it has trained."""
-        return [int(n) for n in re.findall(rf" (\d+)/{ITERATIONS} ", self.output) if n != "0"]  # 0: before training
+        found = re.findall(r"^\w+_\d+ +(\d+)/", self.output, re.MULTILINE)
+        return [int(n) for n in found if n != "0"]  # 0: before training
 
     def reach(self, iteration: int, within_s: float = LONGEST_START_S) -> list[psutil.Process]:
         """Wait until this one is done and the next one is under way; the processes that the script has started."""
@@ -75,11 +77,11 @@ class Script:
 
 @pytest.fixture
 def start(tmp_path):
-    """`start(*options)`: one more Script of the same run."""
+    """`start(storage, *options)`: one more Script of the run that is stored there."""
     scripts = []
 
-    def go(*arguments: str) -> Script:
-        scripts.append(Script(tmp_path, tmp_path / f"{len(scripts)}.log", *arguments))
+    def go(storage: Path, *arguments: str) -> Script:
+        scripts.append(Script(tmp_path / f"{len(scripts)}.log", storage, *arguments))
         return scripts[-1]
 
     yield go
@@ -97,20 +99,44 @@ def left_of(processes: list[psutil.Process], within_s: float) -> list[psutil.Pro
     return left
 
 
-def numbers(storage: Path) -> dict[int, list[str]]:
-    """Of each iteration, as often as it was trained: what must not depend on where the run had been stopped before."""
-    (file,) = storage.glob(f"{NAME}/*/result.json")
+# What of a result is measured in time, names this process, or says what Tune did with it.
+OF_THE_MOMENT = re.compile(
+    r"^(config|perf)/|^time|^(grader/seconds|date|pid|hostname|node_ip|trial_id|iterations_since_restore)$"
+    r"|^(done|should_checkpoint|checkpoint_dir_name)$"
+    r"|trainable_parameters$"  # RLlib gives them in the first result of each start alone
+)
+
+
+def numbers(results: Path) -> dict[int, list[dict[str, str]]]:
+    """Of each iteration, as often as it was trained, every metric that does not depend on the moment, as written."""
+    (file,) = results.glob(f"{NAME}/*/result.json")
     found = defaultdict(list)
     for result in map(json.loads, file.read_text().splitlines()):
-        found[result["training_iteration"]].append(
-            json.dumps([result[k] for k in ("tasks", "reward", "entropy", "optim")], sort_keys=True)
-        )
+        flat = flatten_dict(result)
+        kept = {name: json.dumps(flat[name]) for name in flat if not OF_THE_MOMENT.search(name)}
+        found[result["training_iteration"]].append(kept)
     return found
 
 
+def learner_in(checkpoint: str) -> dict[str, bytes]:
+    """Weights, optimizer and the loadable model of a checkpoint, by file."""
+    folder = Path(checkpoint, "learner_group")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".metadata")  # has ids of its own
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 @pytest.mark.slow
-def test_a_run_that_is_stopped_three_ways_goes_on_each_time(start, tmp_path):
-    script = start("--grace-s", "60")
+def test_a_run_that_is_stopped_again_and_again_is_the_one_that_never_was(start, tmp_path):
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    script = start(undisturbed, "--iterations", "100")
+    started = script.reach(ITERATIONS + 1)  # then the checkpoint of the one before is known
+    os.killpg(script.pid, signal.SIGINT)  # as a terminal does
+    assert script.end(within_s=60) == preemption.INTERRUPTED, script.output
+    assert left_of(started, within_s=10) == []
+    (undisturbed_checkpoint,) = re.findall(r"was the last, 8 is saved in (\S+)", script.output)
+    assert "with --resume" in script.output
+
+    script = start(stopped, "--grace-s", "60")
     started = script.reach(5)
     kinds = " ".join(argument for process in started for argument in process.cmdline())
     assert all(kind in kinds for kind in ("gcs_server", "raylet", "ray::ASPO", "ray::VLLMEnvRunner", "envs.grading"))
@@ -120,26 +146,28 @@ def test_a_run_that_is_stopped_three_ways_goes_on_each_time(start, tmp_path):
     assert script.iterations == [1, 2, 3, 4, 5, 6]
     (saved,) = re.findall(r"iteration 6 was the last, 6 is saved in (\S+)", script.output)
     assert len(list(Path(saved).parent.glob("checkpoint_*"))) == 2  # that one and the fourth iteration's
-    assert "with --resume" in script.output
 
-    script = start("--resume")
+    script = start(stopped, "--resume")
     started = script.reach(7)
     agents = [p for p in started if p.name().endswith("Agent")]  # they ask Ray's dead head for a minute, then they end
     script.kill()
     assert left_of([p for p in started if p not in agents], within_s=30) == []
     assert script.iterations == [7]
 
-    script = start("--resume")
-    started = script.reach(7)
-    os.killpg(script.pid, signal.SIGINT)  # as a terminal does
-    assert script.end(within_s=60) == preemption.INTERRUPTED, script.output
-    assert left_of(started, within_s=10) == []
-    assert script.iterations == [7] and "iteration 7 was the last, 6 is saved in" in script.output
+    script = start(stopped, "--resume")
+    assert script.end(within_s=LONGEST_START_S) == 0, script.output
+    assert script.iterations == [7, 8]
     assert left_of(agents, within_s=90) == []
 
-    trained = numbers(tmp_path)
-    assert sorted(trained) == [1, 2, 3, 4, 5, 6, 7]
-    assert len(set(trained[7])) == 1, trained[7]
+    expected, trained = numbers(undisturbed), numbers(stopped)
+    assert sorted(trained) == list(range(1, ITERATIONS + 1))
+    for iteration, times in trained.items():
+        assert len(expected[iteration][0]) > 100
+        assert all(again == expected[iteration][0] for again in times), iteration
+    (checkpoint,) = re.findall(r"^checkpoint  (\S+)", script.output, re.MULTILINE)
+    weights = learner_in(checkpoint)
+    assert {"state/__0_0.distcp", "hf/model.safetensors"} < weights.keys()
+    assert weights == learner_in(undisturbed_checkpoint)
 
 
 # ---- every way to end -----------------------------------------------------------------------------------------------
@@ -199,6 +227,19 @@ def test_the_exit_code_and_a_line_tell_what_is_saved(
     assert exit_.value.code == code
     assert line in capfd.readouterr().out
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == handlers
+
+
+def test_trials_that_are_done_are_not_nothing(tmp_path, capfd):
+    stop = preemption.Stop(grace_s=60)
+    stop.on_signal(signal.SIGTERM, None)
+    checkpoint = tune.Checkpoint.from_directory(tmp_path)
+    done = tune.Result(metrics={"done": True}, checkpoint=checkpoint, error=None, path=str(tmp_path))
+    waiting = tune.Result(metrics={}, checkpoint=None, error=None, path=str(tmp_path))
+    with pytest.raises(SystemExit) as exit_:
+        preemption.exit_if_stopped(stop, [done, waiting])
+    assert exit_.value.code == 0
+    out = capfd.readouterr().out
+    assert "trials that are done: 1" in out and "with --resume goes on" in out and "nothing is saved" not in out
 
 
 def test_a_second_signal_ends_at_once():

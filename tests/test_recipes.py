@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import ray
 import yaml
@@ -156,7 +157,8 @@ class Counter(tune.Trainable):
             os.remove(self.trap)
             raise RuntimeError("broken once")
         accuracy = {1: 0.9}.get(self.count, 0.1)
-        return {
+        at_start = {"evaluation_at_start": {"accuracy": 0.0}} if self.count == 1 else {}
+        return at_start | {
             "count": self.count,
             "reward": {"accuracy": accuracy},
             "held_out_accuracy": accuracy,
@@ -216,6 +218,9 @@ def test_a_broken_run_goes_on_from_its_last_checkpoint(count, tmp_path, capfd):
     assert "resuming" in capfd.readouterr().out
     counted = list(result.metrics_dataframe["count"])
     assert counted == [1, 2, 3, 4, 5]  # not from 1 again
+    table = pd.read_csv(Path(result.path, "progress.csv"))
+    assert list(table["count"]) == counted and list(table["reward/accuracy"]) == [0.9, 0.1, 0.1, 0.1, 0.1]
+    assert list(table["evaluation_at_start/accuracy"].dropna()) == [0.0]
 
 
 def test_a_folder_is_absolute_and_a_uri_stays(monkeypatch, tmp_path):

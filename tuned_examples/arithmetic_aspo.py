@@ -6,25 +6,18 @@ just what a verifiable reward can bring out. Real vLLM sampling, a real RLlib le
 
 import argparse
 import math
-import os
-import time
 from pathlib import Path
 
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables would come between our lines
-
 import gymnasium as gym
-import pandas as pd
 import ray
 from ray import tune
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
-from aspo_rllib.progress import ProgressCallback, greedy_completions, plot_curves
+from aspo_rllib.progress import greedy_completions, plot_curves
+from aspo_rllib.recipe import run, run_options
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = run_options(__doc__, name="arithmetic_{loss}_seed{seed}", iterations=60)
 parser.add_argument("--loss", default="aspo", help="a name in aspo_rllib.LOSSES")
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--iterations", type=int, default=60)
-parser.add_argument("--results", type=Path, default=Path("results"), help="folder for logs, plots and checkpoints")
 parser.add_argument("--as-test", action="store_true", help="fail unless accuracy goes from <= 0.40 to >= 0.75")
 
 
@@ -46,36 +39,24 @@ def make_config(loss: str, seed: int, iterations: int) -> ASPOConfig:
 
 
 def main(args: argparse.Namespace) -> None:
-    start = time.perf_counter()
+    args.name = args.name.format_map(vars(args))
     ray.init(
         include_dashboard=False,
         logging_level="ERROR",
         logging_config=ray.LoggingConfig(log_level="ERROR"),
         runtime_env={"env_vars": {"TORCH_CPP_LOG_LEVEL": "ERROR"}},
     )
-    result = tune.Tuner(
-        "ASPO",
-        param_space=make_config(args.loss, args.seed, args.iterations),
-        run_config=tune.RunConfig(
-            name=f"arithmetic_{args.loss}_seed{args.seed}",
-            storage_path=args.results.resolve(),
-            stop={"training_iteration": args.iterations},
-            callbacks=[ProgressCallback(args.iterations)],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
-            failure_config=tune.FailureConfig(max_failures=1),
-            verbose=0,
-        ),
-    ).fit()[0]
+    result = run(make_config(args.loss, args.seed, args.iterations), args)
     ray.shutdown()
-    if result.error:
-        raise SystemExit(f"quickstart: the run failed; see {result.path}")
-    show(result, args, minutes=(time.perf_counter() - start) / 60)
+    if result:
+        show(result, args)
 
 
-def show(result: tune.Result, args: argparse.Namespace, minutes: float) -> None:
-    progress = pd.read_csv(Path(result.path) / "progress.csv")
+def show(result: tune.Result, args: argparse.Namespace) -> None:
+    progress = result.metrics_dataframe
+    minutes = result.metrics["time_total_s"] / 60  # since the first start, if it was resumed
     before, after = progress["evaluation_at_start/accuracy"].iloc[0], progress["evaluation/accuracy"].iloc[-1]
-    plot = args.results / f"arithmetic_{args.loss}_seed{args.seed}.png"
+    plot = Path(args.storage_path) / f"{args.name}.png"
     plot_curves(progress, plot, f"{args.loss} on three-digit addition, seed {args.seed}")
 
     model = str(Path(result.checkpoint.path) / "learner_group" / "hf")

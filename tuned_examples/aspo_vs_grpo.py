@@ -26,6 +26,7 @@ from ray.tune.search import BasicVariantGenerator
 
 from aspo_rllib import TINY_MODEL, ASPOConfig, preemption
 from aspo_rllib.progress import ProgressCallback
+from aspo_rllib.progress_csv import ProgressCSVCallback
 from aspo_rllib.report import write_report
 
 ENTROPY_CLIPS = {"clip_low_high_entropy": 0.4, "clip_high_high_entropy": 0.4}
@@ -116,7 +117,7 @@ def make_tuner(args: argparse.Namespace) -> tune.Tuner:
             name=args.name,
             storage_path=args.results.resolve(),
             stop={"training_iteration": args.iterations},
-            callbacks=[ProgressCallback(args.iterations), preemption.StopCallback()],
+            callbacks=[ProgressCallback(args.iterations), ProgressCSVCallback(), preemption.StopCallback()],
             # A trial that PBT has told to go on from another's checkpoint may get its turn much later.
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_at_end=True, num_to_keep=None if args.scheduler == "pbt" else 1
