@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     EPISODE_RETURN_MEAN,
-    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_EPISODES,
 )
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
-from ray.train._internal.checkpoint_manager import _TrainingResult
-from ray.tune import Checkpoint
+from ray.train import Checkpoint
 
 from aspo_rllib import health, preflight, provenance, weight_sync
 from aspo_rllib.advantages import group_advantages, informative_groups, overlong_penalty
+from aspo_rllib.base_algorithm import TextAlgorithm
 from aspo_rllib.batching import COSTS, build_train_batches
-from aspo_rllib.checkpoints import whole_folder
 from aspo_rllib.config import ASPOConfig, GRPOConfig
-from aspo_rllib.env_creators import EnvCreator, env_creator_of
 from aspo_rllib.env_runner import load_tokenizer
 from aspo_rllib.evaluation_sets import open_sets, prompts_of
 from aspo_rllib.learner_group import ASPOLearnerGroup
@@ -44,26 +36,22 @@ from aspo_rllib.runner_pool import RunnerPool
 from aspo_rllib.task_order import TaskOrder
 from aspo_rllib.transports import make_transport
 from aspo_rllib.types import RolloutGroup, TrainBatch
-from aspo_rllib.watchdog import watch
 
 PROBE_PROMPTS = 8
 PROBE_TOKENS = 4  # the first comes from the prompt's pass, the others from steps over the cache
-HELD_OUT_ACCURACY = "held_out_accuracy"
 
 
-class ASPO(Algorithm):
+class ASPO(TextAlgorithm):
     """Asymmetric Importance Sampling Policy Optimization (arXiv 2510.06062), and its relatives by `config.loss`."""
 
     config: ASPOConfig
     env_runner_group: EnvRunnerGroup
     learner_group: ASPOLearnerGroup
-    metrics: MetricsLogger
     # For callbacks: the last batch, the advantages of those of its groups that were trained on by position, and the
     # groups of the last evaluation by set.
     latest_groups: list[RolloutGroup]
     latest_advantages: dict[int, np.ndarray]
     latest_evaluation_groups: dict[str, list[RolloutGroup]]
-    _latest_evaluation: dict[str, Any]
 
     @classmethod
     def get_default_config(cls) -> ASPOConfig:
@@ -169,23 +157,6 @@ class ASPO(Algorithm):
         self._log({"sync/max_abs_dlogp": max(drifts)})
         weight_sync.check_drift(max(drifts), self.config.sync_drift_limit, self.weights_version)
 
-    def step(self) -> dict[str, Any]:
-        """RLlib's iteration. Every result carries the latest evaluation, for Tune's schedulers and loggers."""
-        at_start: dict[str, Any] = {}
-        if self.iteration == 0 and self.config.evaluation_interval and self.config.evaluate_before_training:
-            self._latest_evaluation = {**self.evaluate(), "iteration": 0}
-            at_start = {f"{EVALUATION_RESULTS}_at_start": self._latest_evaluation}
-        # Else RLlib would repeat this evaluation's keys as NaN in every result.
-        self.metrics.delete(EVALUATION_RESULTS, key_error=False)  # type: ignore[arg-type]
-        results = super().step()
-        if EVALUATION_RESULTS in results:
-            self._latest_evaluation = {**results[EVALUATION_RESULTS], "iteration": self.iteration + 1}
-        if not self._latest_evaluation:
-            return results
-        # At the top, too, for CheckpointConfig(checkpoint_score_attribute=...), which finds no nested name.
-        top = {HELD_OUT_ACCURACY: self._latest_evaluation["accuracy"]}
-        return {**results, **at_start, **top, EVALUATION_RESULTS: self._latest_evaluation}
-
     # ---- set-up ----------------------------------------------------------------------------------------------
 
     def setup(self, config: ASPOConfig) -> None:  # type: ignore[override]
@@ -218,33 +189,6 @@ class ASPO(Algorithm):
         super().cleanup()
         for prompts in (self.prompts, *(s.prompts for s in self.evaluation_sets.values())):
             prompts.close()
-
-    @staticmethod
-    def _get_env_id_and_creator(env_specifier: Any, config: AlgorithmConfig) -> tuple[Any, EnvCreator]:
-        assert env_specifier == config.env
-        return env_specifier, env_creator_of(config)
-
-    def __repr__(self) -> str:
-        # RLlib's needs the config, which is not there yet when __init__ raises: the actor would die of that instead.
-        if not self.config:
-            return type(self).__name__
-        return str(super().__repr__())  # type: ignore[no-untyped-call]
-
-    @classmethod
-    def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:
-        return False  # evaluation runs on the training runners
-
-    # ---- logging ---------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        log_time = self.metrics.log_time(("time", f"{stage}_s"), reduce="mean", window=1)
-        with log_time, watch(f"training_step, {stage}", self.config.stage_timeout_s):
-            yield
-
-    def _log(self, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            self.metrics.log_value(tuple(name.split("/")), float(value), reduce="mean", window=1)
 
     def _log_rollouts(self, groups: list[RolloutGroup]) -> None:
         metrics = rollout_metrics(groups)
@@ -297,34 +241,13 @@ class ASPO(Algorithm):
         self.iterations_trained = state["iterations_trained"]
         self._latest_evaluation = state["latest_evaluation"]
 
-    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
-        """Write a checkpoint, whole or not at all: RLlib's state, the learners' shards, and a loadable model.
-
-        `<path>/learner_group/hf` opens in transformers and vLLM.
-        """
-        path = Path(path if path is not None else tempfile.mkdtemp()).resolve()
-        with whole_folder(path) as partial:
-            super().save_to_path(partial, **kwargs)
-        self.guard.remember(path)
-        return str(path)
-
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         """Continue from a checkpoint; the engines hold its weights when this returns."""
         super().restore_from_path(path, *args, **kwargs)  # type: ignore[no-untyped-call]
         self._sync_weights()
-        self.guard.remember(path)
+        self.on_checkpoint(path)
 
-    # Tune's two, around those above: their folders are temporary ones, the checkpoint is where Tune keeps it.
-    def save(self, checkpoint_dir: str | None = None) -> _TrainingResult:
-        result = super().save(checkpoint_dir)
-        assert result.checkpoint is not None
-        self.guard.remember(result.checkpoint)
-        return result
-
-    def restore(self, checkpoint_path: str | Checkpoint | _TrainingResult) -> None:
-        super().restore(checkpoint_path)
-        checkpoint = checkpoint_path.checkpoint if isinstance(checkpoint_path, _TrainingResult) else checkpoint_path
-        assert checkpoint is not None
+    def on_checkpoint(self, checkpoint: str | Path | Checkpoint) -> None:
         self.guard.remember(checkpoint)
 
 

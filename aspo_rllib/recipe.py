@@ -15,7 +15,7 @@ from ray import tune
 from ray.rllib.utils import force_list
 
 from aspo_rllib import preemption, preflight, resources
-from aspo_rllib.aspo import HELD_OUT_ACCURACY
+from aspo_rllib.base_algorithm import HELD_OUT_ACCURACY
 from aspo_rllib.config import ASPOConfig
 from aspo_rllib.dry_run import GIB, describe_run
 from aspo_rllib.profiling import ProfileCallback
