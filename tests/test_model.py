@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from aspo_rllib import TINY_MODEL, logprobs
-from aspo_rllib.model import Policy, full_weights, load_policy
+from aspo_rllib.model import Policy, full_weights, load_policy, stream_weights, weight_shapes
 from aspo_rllib.packing import pad_rows
 
 VOCAB = 97
@@ -129,6 +129,17 @@ def test_whole_weights_carry_tied_names_too():
     assert "lm_head.weight" not in dict(policy.hf_model.named_parameters())
     assert torch.equal(weights["lm_head.weight"], policy.hf_model.model.embed_tokens.weight)
     assert weights.keys() == policy.hf_model.state_dict().keys()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_announced_is_what_is_streamed(tied, dtype):
+    policy = random_policy(Qwen3Config, tied=tied)
+    streamed = [(names, tensor.dtype, tensor.shape) for names, tensor in stream_weights(policy, dtype)]
+    assert weight_shapes(policy, dtype) == streamed
+    names = [name for names, _, _ in streamed for name in names]
+    assert sorted(names) == sorted(policy.hf_model.state_dict())
+    assert (("model.embed_tokens.weight", "lm_head.weight") in [names for names, _, _ in streamed]) is tied
 
 
 def test_whole_weights_of_an_untied_model_are_its_own():

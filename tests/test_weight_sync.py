@@ -1,5 +1,7 @@
 """Weights from the learner to the engine, bit for bit, and the check that finds it out when they did not arrive."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,23 @@ def test_buckets_split_the_weights_and_lose_none(ray_session, weights, monkeypat
     handle = publish(named(weights), 0, torch.float32)
     assert len(handle.refs) == buckets
     assert all(torch.equal(tensor, weights[name]) for name, tensor in fetch(handle))
+
+
+def test_no_more_than_a_bucket_is_held_at_once(ray_session, monkeypatch):
+    monkeypatch.setattr(weight_sync, "BUCKET_BYTES", 4000)
+    held, most = [], 0
+
+    def stream():
+        nonlocal most
+        for n in range(20):
+            array = np.full(250, n, np.float32)  # 1000 bytes
+            held.append(weakref.ref(array))
+            most = max(most, sum(ref() is not None for ref in held))
+            yield (str(n),), torch.from_numpy(array)
+
+    handle = publish(stream(), 0, torch.float32)
+    assert len(handle.refs) == 5 and len(fetch(handle)) == 20
+    assert 4 <= most <= 6  # those of a bucket, the one at hand, and the generator's own
 
 
 def test_tied_weights_are_shipped_once_and_fetched_under_each_name(ray_session, weights):
