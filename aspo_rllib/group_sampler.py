@@ -13,6 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from aspo_rllib.engine import Completion, Engine
+from aspo_rllib.metrics import repetition
 from aspo_rllib.types import Rollout, RolloutGroup
 from envs.grading.pool import Graded, GradingPool, ungraded
 
@@ -164,7 +165,7 @@ class GroupSampler:
             request = group.request
             verdicts = [(*group.completions[g], group.graded[g]) for g in range(size)]
             finite = [v for v in verdicts if np.isfinite(v[0].sampler_logprobs).all()]
-            rollouts = tuple(_rollout(request, *v) for v in finite if not ungraded(v[-1]))
+            rollouts = tuple(as_rollout(request, *v) for v in finite if not ungraded(v[-1]))
             group.future.set_result(
                 RolloutGroup(
                     request.position,
@@ -193,7 +194,8 @@ class GroupSampler:
             del self._requests[request_id]
 
 
-def _rollout(request: GroupRequest, completion: Completion, text: str, graded: Graded) -> Rollout:
+def as_rollout(request: GroupRequest, completion: Completion, text: str, graded: Graded) -> Rollout:
+    """One completion of a request, as text and as graded."""
     prompt = request.prompt
     assert graded.prompt in (prompt.text, None), f"a task of {request.config.env} asks something else on every reset"
     return Rollout(
@@ -206,4 +208,5 @@ def _rollout(request: GroupRequest, completion: Completion, text: str, graded: G
         correct=bool(graded.info.get("correct", graded.reward > 0)),  # envs made elsewhere may know rewards only
         weights_version=request.weights_version,
         info=prompt.info | graded.info,
+        repetition_frac=repetition(text),
     )

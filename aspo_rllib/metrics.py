@@ -13,7 +13,6 @@ from aspo_rllib.losses import PolicyLoss, kl_penalty
 from aspo_rllib.types import RolloutGroup, UpdateResult
 
 REPETITION_NGRAM_WORDS = 20
-_HASH_BASE = 6364136223846793005  # odd and large: every bit of a word's hash counts
 PROBABILITY_BUCKETS = 10
 
 Number = float | Tensor  # of no dimension
@@ -123,7 +122,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "length/max": float(max(len(r.completion_ids) for r in rollouts)),
         "length/empty_frac": float(np.mean([not r.completion for r in rollouts])),
         "length/truncated_frac": float(np.mean([r.finish_reason == "length" for r in rollouts])),
-        "repetition/frac": float(np.mean([repetition(r.completion) for r in rollouts])),
+        "repetition/frac": float(np.mean([r.repetition_frac for r in rollouts])),
         "grader/timeouts": float(sum(r.info.get("grade_status") == "timeout" for r in rollouts)),
         "grader/seconds": float(sum(r.info.get("grade_seconds", 0.0) for r in rollouts)),
     }
@@ -141,9 +140,5 @@ def repetition(text: str) -> float:
     num_ngrams = len(words) - REPETITION_NGRAM_WORDS + 1
     if num_ngrams < 1:
         return 0.0
-    # By 64-bit hashes: tuples of words take four times as long, more than the rest of a batch's metrics together.
-    hashes = np.fromiter(map(hash, words), np.int64, len(words))
-    ngrams = np.zeros(num_ngrams, np.int64)
-    for k in range(REPETITION_NGRAM_WORDS):
-        ngrams = ngrams * _HASH_BASE + hashes[k : k + num_ngrams]  # wraps around
-    return 1 - len(np.unique(ngrams)) / num_ngrams
+    distinct = set(zip(*(words[k:] for k in range(REPETITION_NGRAM_WORDS)), strict=False))
+    return 1 - len(distinct) / num_ngrams

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
-from aspo_rllib.metrics import repetition
 from aspo_rllib.trial_folder import trial_folder
 from aspo_rllib.types import RolloutGroup
 
@@ -57,7 +56,7 @@ def completion_rows(groups: Iterable[RolloutGroup]) -> list[dict[str, Any]]:
             "grade_status": _text(rollout.info.get("grade_status")),
             "finish_reason": rollout.finish_reason,
             "num_tokens": len(rollout.completion_ids),
-            "repetition": repetition(rollout.completion),
+            "repetition": rollout.repetition_frac,
         }
         for group in groups
         for sample, rollout in enumerate(group.rollouts)

@@ -19,6 +19,7 @@ class Rollout:
     reward: the env's reward, before any shaping; correct: the verifier's verdict.
     weights_version: the learner's version of the weights that sampled it.
     info: what the env said of the step (extracted, grade_status, grade_seconds, ...).
+    repetition_frac: `metrics.repetition` of the completion, counted by the runner, of which there are many.
     """
 
     prompt_ids: np.ndarray
@@ -30,6 +31,7 @@ class Rollout:
     correct: bool
     weights_version: int
     info: dict[str, Any] = field(default_factory=dict)
+    repetition_frac: float = 0.0
 
     @property
     def num_tokens(self) -> int:

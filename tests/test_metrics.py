@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from aspo_rllib.engine import Completion
+from aspo_rllib.group_sampler import GroupRequest, as_rollout
 from aspo_rllib.losses import aspo as aspo_weight
 from aspo_rllib.losses import policy_loss
 from aspo_rllib.metrics import (
@@ -17,7 +19,9 @@ from aspo_rllib.metrics import (
     tally_frozen,
     tally_loss,
 )
-from aspo_rllib.types import UpdateResult
+from aspo_rllib.prompts import Prompt
+from aspo_rllib.types import RolloutGroup, UpdateResult
+from envs.grading.pool import Graded
 
 
 def result(sums=None, maxima=None, values=None):
@@ -168,3 +172,13 @@ def test_repetition_counts_windows_of_words(vocabulary):
     words = [*words[:200], *words[100:300]]  # a passage of 100 words once more
     windows = [tuple(words[i : i + 20]) for i in range(len(words) - 19)]
     assert repetition(" ".join(words)) == pytest.approx(1 - len(set(windows)) / len(windows))
+
+
+def test_the_runner_counts_the_repetition_of_a_rollout(make_config):
+    text = "again " * 24  # 5 equal windows
+    completion = Completion("0/0", np.arange(3, dtype=np.int32), np.zeros(3, np.float32), "stop")
+    prompt = Prompt("?", np.arange(2, dtype=np.int32), {})
+    request = GroupRequest(0, 7, prompt, make_config(), pool=None, weights_version=1)
+    rollout = as_rollout(request, completion, text, Graded("?", 1.0, {"correct": True}))
+    assert rollout.repetition_frac == pytest.approx(4 / 5)
+    assert rollout_metrics([RolloutGroup(0, 7, "?", (rollout,))])["repetition/frac"] == pytest.approx(4 / 5)
