@@ -191,6 +191,9 @@ class VLLMEngine(Engine):
             worker_extension_cls=f"{__name__}.{WeightLoader.__name__}",
             disable_log_stats=True,
             use_tqdm_on_load=False,
+            # On CPU a completion with a seed must not be computed in parts: vLLM would rewind its generator, which CPU
+            # generators cannot do.
+            enable_chunked_prefill=torch.cuda.is_available(),
             enable_sleep_mode=can_sleep,
             weight_transfer_config=None if transfer_backend is None else {"backend": transfer_backend},
             **_lora_options(lora),

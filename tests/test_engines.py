@@ -309,6 +309,26 @@ def test_weights_replaced_in_the_middle_hold_from_the_next_token_on(run, restore
     assert tokens(completions[4:]) == tokens(unchanged[4:]) and tokens(completions[:4]) != tokens(unchanged[:4])
 
 
+def interrupted(engine, weights, num_steps):
+    """72 completions of 70 tokens, during which the same weights are loaded once more."""
+    submit_all(engine, [PROMPTS[0]] * 72, max_tokens=70)
+    for _ in range(num_steps):
+        engine.step()
+    if num_steps:
+        load(engine, weights)
+    return finish(engine)
+
+
+def test_more_tokens_are_under_way_than_one_step_takes(ray_session, model):
+    # What has been sampled is computed anew under new weights: 72 x 65 tokens here, and vLLM takes 4,096 in a step.
+    host = Host.remote(VLLMEngine, TINY_MODEL, SETTINGS | VLLM_MEMORY | {"max_num_seqs": 72, "max_model_len": 96})
+    undisturbed, disturbed = (ray.get(host.run.remote(interrupted, arrays(model), steps)) for steps in (0, 60))
+    assert [len(c.completion_ids) for c in disturbed] == [70] * 72
+    assert tokens(disturbed) == tokens(undisturbed)
+    ray.get(host.run.remote(lambda engine: engine.close()))
+    ray.kill(host)
+
+
 def test_a_prompt_seen_before_gets_the_new_weights(run, restored, model, other_model):
     run(generate_with())
     run(load, arrays(other_model))
