@@ -232,7 +232,7 @@ def test_a_folder_is_absolute_and_a_uri_stays(monkeypatch, tmp_path):
 
 def test_a_run_without_its_gpus_does_not_start(ray_session, make_config, tmp_path):
     args = options("Does not start.", **DEFAULTS).parse_args(["--storage-path", str(tmp_path)])
-    config = make_config().env_runners(num_gpus_per_env_runner=8)
+    config = make_config().llm(tensor_parallel_size=8).env_runners(num_gpus_per_env_runner=8)
     with pytest.raises(SystemExit, match="asks for 8 GPUs, the cluster has 0"):
         run(config, args)
     assert list(tmp_path.iterdir()) == []

@@ -45,6 +45,7 @@ def build(ray_session, make_config):
         algo.stop()
 
 
+@pytest.mark.slow
 def test_weights_reach_every_engine(build):
     algo = build(num_learners=0)
     results = algo.train()
