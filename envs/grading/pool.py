@@ -120,12 +120,11 @@ class GradingPool:
             RuntimeError: with the traceback, when the env raised.
         """
         give_up = time.monotonic() + wait_s
-        while self.pending:
+        while True:
             self._work(give_up - time.monotonic())
-            if self._done or time.monotonic() >= give_up:
-                break
-        done, self._done = self._done, []
-        return done
+            if self._done or not self.pending or time.monotonic() >= give_up:
+                done, self._done = self._done, []
+                return done
 
     @property
     def pending(self) -> int:
