@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from aspo_rllib.env_runner import VLLMEnvRunner
 
-BUFFER_BYTES = 1 << 28  # of a bucket; NCCL has two of them under way, on both sides
+BUCKET_BYTES = 1 << 28  # NCCL has two of them under way, on both sides
 _INIT_INFOS = {
     "nccl": ("vllm.distributed.weight_transfer.nccl_engine", "NCCLTrainerInitInfo"),
     "ipc": ("vllm.distributed.weight_transfer.ipc_engine", "IPCTrainerInitInfo"),
@@ -131,7 +131,7 @@ class Sender:
             "master_port": _free_port(),
             "world_size": 1 + len(runners) * workers_per_runner,
             "packed": True,
-            "packed_buffer_size_bytes": BUFFER_BYTES,
+            "packed_buffer_size_bytes": bucket_bytes(self._source.metadata()),
         }
         init_info = _init_info_class(transport)
         wanted = {f.name for f in fields(init_info)}
@@ -143,8 +143,7 @@ class Sender:
 
     def send(self, version: int) -> WeightsHandle:
         """Bring the policy's weights to the runners; returns when they have them. Collective."""
-        shapes = self._source.metadata()
-        num_bytes = sum(torch.Size(meta.shape).numel() * meta.dtype.itemsize for meta in shapes)
+        num_bytes = sum(_bytes_of(meta) for meta in self._source.metadata())
         self._client.handle = WeightsHandle(version, num_bytes, "full")
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # vLLM reads the weights on streams of its own
@@ -153,6 +152,15 @@ class Sender:
 
     def close(self) -> None:
         self._engine.shutdown()
+
+
+def bucket_bytes(weights: Sequence[ParamMeta]) -> int:
+    """Room for the largest weight: CUDA IPC sends none in parts, and the embeddings of a 1.5B model take half a GB."""
+    return max(BUCKET_BYTES, *map(_bytes_of, weights))
+
+
+def _bytes_of(meta: ParamMeta) -> int:
+    return torch.Size(meta.shape).numel() * meta.dtype.itemsize
 
 
 def _init_info_class(transport: str | type[Any]) -> type[Any]:

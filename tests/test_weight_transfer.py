@@ -2,6 +2,7 @@
 
 import faults
 import pytest
+import torch
 from test_weight_sync import PROMPTS, move_weights
 
 from aspo_rllib import weight_sync
@@ -43,6 +44,17 @@ def build(ray_session, make_config):
     yield build
     for algo in built:
         algo.stop()
+
+
+def test_a_bucket_has_room_for_the_largest_weight():
+    from vllm.distributed.weight_transfer.base import ParamMeta
+
+    from aspo_rllib.weight_transfer import bucket_bytes
+
+    norm = ParamMeta("norm", torch.bfloat16, (1536,))
+    embeddings = ParamMeta("embeddings", torch.bfloat16, (151_936, 1536))  # of Qwen2.5-1.5B
+    assert bucket_bytes([norm]) == 2**28
+    assert bucket_bytes([norm, embeddings]) == 151_936 * 1536 * 2 > 2**28
 
 
 @pytest.mark.slow
