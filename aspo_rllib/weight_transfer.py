@@ -7,6 +7,7 @@ imported only where a transfer is set up.
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
@@ -160,7 +161,7 @@ def bucket_bytes(weights: Sequence[ParamMeta]) -> int:
 
 
 def _bytes_of(meta: ParamMeta) -> int:
-    return torch.Size(meta.shape).numel() * meta.dtype.itemsize
+    return math.prod(meta.shape) * int(meta.dtype.itemsize)
 
 
 def _init_info_class(transport: str | type[Any]) -> type[Any]:
