@@ -161,7 +161,7 @@ def bucket_bytes(weights: Sequence[ParamMeta]) -> int:
 
 
 def _bytes_of(meta: ParamMeta) -> int:
-    return math.prod(meta.shape) * int(meta.dtype.itemsize)
+    return int(math.prod(meta.shape) * meta.dtype.itemsize)
 
 
 def _init_info_class(transport: str | type[Any]) -> type[Any]:
