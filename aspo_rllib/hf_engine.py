@@ -11,17 +11,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aspo_rllib import lora as adapters
 from aspo_rllib.engine import Completion, Engine
+from aspo_rllib.hf_rows import ROW_ATTENTION, RowCache
+from aspo_rllib.packing import use_attention
 from aspo_rllib.sharding import replace_parameters
 
 PREFILL_TOKENS = 16384  # of one forward pass, padding included
@@ -91,6 +93,7 @@ class TransformersEngine(Engine):
             model, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
         )
         _check_layers(self._model.config, model)
+        use_attention(self._model, ROW_ATTENTION)
         if lora is not None:
             adapters.add_lora(self._model, lora)
             with torch.no_grad():  # until the first load_adapters they are to change nothing, however they start
@@ -104,7 +107,7 @@ class TransformersEngine(Engine):
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []
-        self._cache: DynamicCache | None = None  # rows as in _running; None: to be computed
+        self._cache = RowCache()  # rows as in _running
 
     # ---- requests --------------------------------------------------------------------------------------------
 
@@ -161,24 +164,19 @@ class TransformersEngine(Engine):
         return finished
 
     def _admit(self) -> None:
-        """Let waiting requests take the free rows, and bring the cache up to date."""
-        cached_rows = len(self._running) if self._cache is not None else 0
-        while self._waiting and len(self._running) < self._max_num_seqs:
-            self._running.append(self._waiting.popleft())
-        if new := self._running[cached_rows:]:
-            caches = [] if self._cache is None else [self._cache]
-            self._cache = _stacked([*caches, self._prefill(new)])
+        """Let waiting requests take the free rows."""
+        count = min(len(self._waiting), self._max_num_seqs - len(self._running))
+        # A group's completions share their prompt: it is computed once and copied.
+        sharing: dict[tuple[int, ...], list[_Request]] = {}
+        for request in (self._waiting.popleft() for _ in range(count)):
+            sharing.setdefault(tuple(request.ids[:-1]), []).append(request)
+        for prefixes in _parts(sorted(sharing, key=len)):  # by length, for little padding
+            rows = [row for row, prefix in enumerate(prefixes) for _ in sharing[prefix]]
+            self._cache.add(self._prefill(prefixes), rows)
+            self._running += chain.from_iterable(sharing[prefix] for prefix in prefixes)
 
-    def _prefill(self, requests: list[_Request]) -> DynamicCache:
-        """Keys and values of all but the last token of each request."""
-        # A group's completions share their prompt: one row is computed and copied. By length, for little padding.
-        prefixes = sorted({tuple(r.ids[:-1]) for r in requests}, key=len)
-        cache = _stacked([self._prefill_once(part) for part in _parts(prefixes)])
-        row_of = {prefix: row for row, prefix in enumerate(prefixes)}
-        _select(cache, [row_of[tuple(r.ids[:-1])] for r in requests], cache.get_seq_length())
-        return cache
-
-    def _prefill_once(self, prefixes: list[tuple[int, ...]]) -> DynamicCache:
+    def _prefill(self, prefixes: list[tuple[int, ...]]) -> DynamicCache:
+        """Keys and values of these tokens, a row each."""
         width = max(1, *map(len, prefixes))  # prompts of one token leave a row of padding alone
         ids = torch.tensor([(0,) * (width - len(p)) + p for p in prefixes], device=self._device)
         lengths = torch.tensor([len(p) for p in prefixes], device=self._device)
@@ -198,7 +196,6 @@ class TransformersEngine(Engine):
     def _decode(self) -> Tensor:
         """Logits of every running request's next token, `[B, vocabulary]` float32."""
         cached = torch.tensor([r.cached_tokens for r in self._running], device=self._device)
-        assert self._cache is not None  # by _admit
         output = self._model(
             input_ids=torch.tensor([r.ids[-1:] for r in self._running], device=self._device),
             attention_mask=_left_padded_mask(cached + 1, self._cache.get_seq_length() + 1),
@@ -213,11 +210,16 @@ class TransformersEngine(Engine):
         """Forget all running requests but these."""
         if len(rows) == len(self._running):
             return
-        self._running = [self._running[row] for row in rows]
         if not rows:
-            self._cache = None
-        elif self._cache is not None:
-            _select(self._cache, rows, max(1, *(r.cached_tokens for r in self._running)))
+            self._running, self._cache = [], RowCache()
+            return
+        width = max(1, *(self._running[row].cached_tokens for row in rows))
+        self._running = [self._running[row] for row in self._cache.keep(rows, width)]
+
+    def _forget_cache(self) -> None:
+        """Keys and values are of other weights: have those of all running requests computed anew."""
+        self._waiting.extendleft(reversed(self._running))
+        self._running, self._cache = [], RowCache()
 
     # ---- weights ---------------------------------------------------------------------------------------------
 
@@ -231,7 +233,7 @@ class TransformersEngine(Engine):
             replace_parameters(self._model, lambda p: torch.empty_like(p, device=self._device))
             self._asleep = False
         self._model.load_state_dict(weights, strict=False)
-        self._cache = None  # keys and values of the old weights; _admit computes them anew
+        self._forget_cache()
 
     def sleep(self) -> None:
         assert not self.busy
@@ -240,14 +242,13 @@ class TransformersEngine(Engine):
         else:
             replace_parameters(self._model, lambda p: p.to("meta"))
         self._asleep = True
-        self._cache = None
         torch.cuda.empty_cache()
 
     def load_adapters(self, named_tensors: list[tuple[str, Tensor]]) -> None:
         nn.Module.to(self._model, self._device)
         self._asleep = False
         adapters.load_adapters(self._model, dict(named_tensors))
-        self._cache = None
+        self._forget_cache()
 
     def close(self) -> None:
         del self._model, self._cache
@@ -271,33 +272,13 @@ def _parts(prefixes: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
             yield part
             part = []
         part.append(prefix)
-    yield part
-
-
-# ---- rows of a cache -------------------------------------------------------------------------------------------------
+    if part:
+        yield part
 
 
 def _left_padded_mask(lengths: Tensor, width: int) -> Tensor:
     """`[B, width]` int64, 1 at the last `lengths` positions of each row."""
     return (torch.arange(width, device=lengths.device) >= width - lengths[:, None]).long()
-
-
-def _stacked(caches: list[DynamicCache]) -> DynamicCache:
-    """All their rows in the first of them, padded on the left to the widest."""
-    width = max(cache.get_seq_length() for cache in caches)
-    for layers in zip(*(cache.layers for cache in caches), strict=True):
-        first = layers[0]
-        first.keys = torch.cat([pad(layer.keys, (0, 0, width - layer.keys.shape[-2], 0)) for layer in layers])
-        first.values = torch.cat([pad(layer.values, (0, 0, width - layer.values.shape[-2], 0)) for layer in layers])
-    return caches[0]
-
-
-def _select(cache: DynamicCache, rows: list[int], width: int) -> None:
-    """Leave these rows and the last `width` positions."""
-    for layer in cache.layers:
-        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
-        layer.keys = layer.keys[rows, :, -width:]
-        layer.values = layer.values[rows, :, -width:]
 
 
 # ---- sampling --------------------------------------------------------------------------------------------------------
@@ -333,6 +314,9 @@ def _draw(probs: Tensor, generators: list[torch.Generator]) -> Tensor:
     """One sample of each row, by that row's generator alone."""
     # torch.multinomial's own method, an exponential race, which takes but one generator for all rows.
     race = torch.empty_like(probs)
-    for row, generator in zip(race, generators, strict=True):
-        row.exponential_(generator=generator)
+    if len(set(generators)) == 1:
+        race.exponential_(generator=generators[0])
+    else:
+        for row, generator in zip(race, generators, strict=True):
+            row.exponential_(generator=generator)
     return (probs / race).argmax(-1)

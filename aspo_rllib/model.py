@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from aspo_rllib.logprobs import linear_logprobs
 from aspo_rllib.lora import add_lora, base_name, is_adapter, merged_weight
-from aspo_rllib.packing import TokenBatch, use_sequence_attention
+from aspo_rllib.packing import SEQUENCE_ATTENTION, TokenBatch, use_attention
 from aspo_rllib.sharding import awaits_weights
 
 
@@ -64,7 +64,7 @@ def load_policy(
     else:
         hf_model = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True, **options)
     _check_head(hf_model, model)
-    use_sequence_attention(hf_model)
+    use_attention(hf_model, SEQUENCE_ATTENTION)
     if lora is not None:
         add_lora(hf_model, lora)
     return Policy(hf_model.eval())  # dropout would move the ratio away from 1 before the first step

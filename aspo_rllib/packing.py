@@ -100,14 +100,11 @@ def _loss_mask(lengths: list[tuple[int, int]]) -> np.ndarray:
 SEQUENCE_ATTENTION = "aspo_sequences"
 
 
-def use_sequence_attention(hf_model: PreTrainedModel) -> None:
-    """Make a model that would use transformers' "sdpa" use `sequence_attention`; leave any other choice alone.
-
-    The alternative for a packed row is a mask over all pairs of its tokens: quadratic in the row, not in the rollouts.
-    """
+def use_attention(hf_model: PreTrainedModel, name: str) -> None:
+    """Make a model that would use transformers' "sdpa" use this one, registered there; leave any other choice alone."""
     softcap = getattr(hf_model.config, "attn_logit_softcapping", None)
     if hf_model.config._attn_implementation == "sdpa" and hf_model._supports_attention_backend and softcap is None:
-        hf_model.set_attn_implementation(SEQUENCE_ATTENTION)
+        hf_model.set_attn_implementation(name)
 
 
 def resolve_layout(layout: str | None, hf_model: PreTrainedModel) -> str:
@@ -140,6 +137,8 @@ def sequence_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each rollout: transformers' attention interface, for either layout.
+
+    Its own alternative for a packed row is a mask over all pairs of tokens: quadratic in the row, not in the rollouts.
 
     query: `[R, H, L, D]`, key and value: `[R, H_kv, L, D]` -> `[R, L, H, D]`.
     cu_seq_lens_q: `[B + 1]` int32, where the rollouts of a packed row begin and end; None: one rollout per row.

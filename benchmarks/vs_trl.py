@@ -36,14 +36,15 @@ from endings import save_model
 from vs_trl_job import CAP_TOKENS, ENDINGS, EPOCHS_AND_MINIBATCHES, Job
 from vs_trl_side import Repeat, Side
 
-# name: (script, threads of each process, max_staleness)
+# name: (script, threads of each process, max_staleness, engine)
 SYSTEMS = {
-    "ours, overlapped": ("vs_trl_ours.py", 1, 1),
-    "ours": ("vs_trl_ours.py", 1, 0),
-    "TRL": ("vs_trl_theirs.py", 1, 0),
-    "TRL, 2 threads": ("vs_trl_theirs.py", 2, 0),
+    "ours": ("vs_trl_ours.py", 1, 1, "transformers"),
+    "ours, vLLM": ("vs_trl_ours.py", 1, 1, "vllm"),
+    "ours, in turn": ("vs_trl_ours.py", 1, 0, "transformers"),
+    "TRL": ("vs_trl_theirs.py", 1, 0, "transformers"),
+    "TRL, 2 threads": ("vs_trl_theirs.py", 2, 0, "transformers"),
 }
-DEFAULT_SYSTEMS = ["ours, overlapped", "TRL", "TRL, 2 threads"]
+DEFAULT_SYSTEMS = ["ours", "ours, vLLM", "TRL", "TRL, 2 threads"]
 DIVISOR = 4  # of the prompts: 4 mini-batches, and as many parts of TRL's batch
 
 
@@ -52,9 +53,9 @@ def compare(systems: list[str], job: dict, scratch: Path) -> None:
     with ExitStack() as stack:
         sides, peak_bytes = {}, {}
         for name in systems:
-            script, threads, max_staleness = SYSTEMS[name]
+            script, threads, max_staleness, engine = SYSTEMS[name]
             log = scratch / f"{len(sides)}.log"
-            sides[name] = Side(script, Job(**job, max_staleness=max_staleness), threads, log)
+            sides[name] = Side(script, Job(**job, max_staleness=max_staleness, engine=engine), threads, log)
             stack.callback(sides[name].stop)
             peak_bytes[name] = sides[name].warm_up()
         rounds = [{name: side.repeat() for name, side in sides.items()} for _ in range(job["repeats"])]

@@ -21,7 +21,10 @@ WARM_UP = 1
 
 @dataclass(frozen=True)
 class Job:
-    """What one process of one system does. max_staleness: batches it samples ahead; TRL none."""
+    """What one process of one system does.
+
+    max_staleness: batches it samples ahead; TRL none. engine: what samples, as in `.llm(engine=...)`.
+    """
 
     model: str
     setting: str
@@ -31,6 +34,7 @@ class Job:
     seconds: float
     repeats: int
     max_staleness: int
+    engine: str
 
 
 def reward_of(completion: str) -> float:

@@ -17,8 +17,10 @@ def make_config(job: Job) -> ASPOConfig:
         .environment(ParityEnv)
         .llm(
             model=job.model,
+            engine=job.engine,
             max_prompt_tokens=32,
-            max_num_seqs=job.prompts * job.group_size * (1 + job.max_staleness),
+            # One batch: two at once would be done at the same time, and the learner wait for both.
+            max_num_seqs=job.prompts * job.group_size,
         )
         .sampling(group_size=job.group_size, max_completion_tokens=CAP_TOKENS[job.setting])
         .training(
