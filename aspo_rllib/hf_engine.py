@@ -143,6 +143,7 @@ class TransformersEngine(Engine):
     def busy(self) -> bool:
         return bool(self._waiting or self._running)
 
+    @torch.inference_mode()  # in which the cache was made
     def abort(self, request_ids: Iterable[str]) -> None:
         gone = set(request_ids)
         self._waiting = deque(r for r in self._waiting if r.request_id not in gone)

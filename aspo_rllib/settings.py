@@ -134,7 +134,8 @@ class ASPOSettings(TextAlgorithmConfig):
                 engine="transformers" grows with what is running; `max_num_seqs` bounds it.
             gpu_memory_utilization: Share of GPU memory for vLLM, in (0, 1].
             tensor_parallel_size: GPUs per vLLM engine, >= 1; on GPUs equal to `num_gpus_per_env_runner`.
-            max_num_seqs: Completions that the engine decodes at once, >= 1.
+            max_num_seqs: Completions that the engine decodes at once, >= 1. With `max_staleness`, an engine that takes
+                more than a batch works on two and finishes both late; on CPUs give it a runner's share of a batch.
             weight_transport: How weights get into the engines: "object_store" (any machines), "nccl" (GPUs of their
                 own for runners and learners) or "ipc" (one GPU for both). "auto" takes the fastest that the
                 placement allows; with `lora` and with engine="transformers" that is the object store. Or a subclass of

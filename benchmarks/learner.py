@@ -62,7 +62,7 @@ class Learner:
             cost=COSTS[layout],
         )
         self.learner.tally = Tally()
-        self.microbatches = self.learner._freeze(batch, batch.minibatches[0])
+        self.microbatches = self.learner._cut(batch, batch.minibatches[0])
 
     def step(self) -> None:
         self.learner._optimizer_step(self.microbatches)

@@ -1,7 +1,7 @@
 """A whole training iteration of this package beside TRL's GRPOTrainer, on the bundled model and one machine's CPUs.
 
     pip install "trl==1.16.*"                                # it comes with the dev extra
-    python benchmarks/vs_trl.py                              # both settings, 1 and 12 steps: about 15 minutes
+    python benchmarks/vs_trl.py                              # both settings, 1 and 12 steps: about 25 minutes
     python benchmarks/vs_trl.py --settings fixed --steps 1 --repeats 1 --seconds 1 --prompts 4 --group-size 4
 
 "fixed": every completion has 64 tokens. "stops": the model's weights are replaced by some under which it ends a
@@ -11,13 +11,13 @@ by the parity of its length, train float32 with GRPO's loss, no KL, clipped grad
 "steps" are optimizer steps per batch: 12 are 3 epochs of 4 mini-batches.
 
 TRL: `generate` with its default cache, forward and backward over a quarter of the batch at a time, without gradient
-checkpointing, logging or saving; in one thread, and in two. Ours: one runner and the learner, in one thread each,
-which overlap (max_staleness=1); "ours" without that.
+checkpointing, logging or saving; in one thread, and in two. Ours: one runner, with the transformers engine, and the
+learner, with compiled layers, in one thread each, which overlap (max_staleness=1); "in turn" without that; "vLLM" with
+its engine, which a model of this size cannot pay for.
 
 The systems' processes stand beside each other and take turns, `--repeats` times for `--seconds` and until an iteration
 ends; medians. Start and warm-up do not count. CPU seconds are those of all processes of a system, Ray's included.
-Memory is the most until the warm-up is over, pages that several processes share counted once. Ratios are to the better
-of TRL's two.
+Memory is the most until the warm-up is over, pages that several processes share counted once.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ import statistics
 import sys
 import tempfile
 from contextlib import ExitStack
+from itertools import product
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-from endings import save_model
-from vs_trl_job import CAP_TOKENS, ENDINGS, EPOCHS_AND_MINIBATCHES, Job
+from endings import ends_at_random, never_ends, save_model
+from vs_trl_job import CAP_TOKENS, EPOCHS_AND_MINIBATCHES, Job
 from vs_trl_side import Repeat, Side
 
 # name: (script, threads of each process, max_staleness, engine)
@@ -44,7 +45,8 @@ SYSTEMS = {
     "TRL": ("vs_trl_theirs.py", 1, 0, "transformers"),
     "TRL, 2 threads": ("vs_trl_theirs.py", 2, 0, "transformers"),
 }
-DEFAULT_SYSTEMS = ["ours", "ours, vLLM", "TRL", "TRL, 2 threads"]
+DEFAULT_SYSTEMS = ["ours", "ours, in turn", "TRL", "TRL, 2 threads"]
+ENDINGS = {"fixed": never_ends, "stops": ends_at_random}  # how the model's weights end a completion
 DIVISOR = 4  # of the prompts: 4 mini-batches, and as many parts of TRL's batch
 
 
@@ -76,15 +78,15 @@ def report(job: dict, name: str, repeats: list[Repeat], peak_bytes: int, lengths
 
 
 def report_ratios(rounds: list[dict[str, Repeat]], peak_bytes: dict[str, int]) -> None:
-    """Ours over TRL's: medians over the repeats, each to whichever of TRL's it is smallest to."""
+    """Ours over TRL's: medians over the repeats."""
     theirs = [name for name in peak_bytes if name.startswith("TRL")]
-    for name in [name for name in peak_bytes if theirs and name not in theirs]:
+    for name, other in product((name for name in peak_bytes if name not in theirs), theirs):
         cpu, wall = (
-            min(statistics.median(rate(r[name]) / rate(r[other]) for r in rounds) for other in theirs)
+            statistics.median(rate(r[name]) / rate(r[other]) for r in rounds)
             for rate in (attrgetter("per_cpu_s"), attrgetter("per_wall_s"))
         )
-        memory = max(peak_bytes[name] / peak_bytes[other] for other in theirs)
-        print(f"{'':<12} {name + ' / TRL':<23} {cpu:>6.2f} {wall:>14.2f} {memory:>8.2f}", flush=True)
+        memory = peak_bytes[name] / peak_bytes[other]
+        print(f"{'':<6} {f'{name} / {other}':<29} {cpu:>6.2f} {wall:>14.2f} {memory:>8.2f}", flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -18,6 +18,7 @@ def make_config(job: Job) -> ASPOConfig:
         .llm(
             model=job.model,
             engine=job.engine,
+            compile_learner=True,
             max_prompt_tokens=32,
             # One batch: two at once would be done at the same time, and the learner wait for both.
             max_num_seqs=job.prompts * job.group_size,
