@@ -1,4 +1,4 @@
-"""The KV cache of `hf_engine`: a row per running request. Rows come and go, and a new token is written where it belongs.
+"""The KV cache of `hf_engine`: a row per running request. Rows come and go; a token is written where it belongs.
 
 transformers' DynamicCache copies all keys and values for every token, and once more for heads that share them.
 """
@@ -22,16 +22,16 @@ ROOM = 64  # positions to spare when a cache is moved to larger memory
 class RowCache(Cache):
     """transformers' Cache for rows of different lengths, which all end at the same position: padded on the left."""
 
-    layers: list[_Layer]
-
     def __init__(self) -> None:
         super().__init__(layers=[])
+        self._own: list[_Layer] = []
 
     def add(self, prefilled: DynamicCache, rows: Sequence[int]) -> None:
         """Append these rows of another left-padded cache; one may be wanted several times."""
-        if not self.layers:
-            self.layers = [_Layer() for _ in prefilled.layers]
-        for layer, source in zip(self.layers, prefilled.layers, strict=True):
+        if not self._own:
+            self._own = [_Layer() for _ in prefilled.layers]
+            self.layers += self._own
+        for layer, source in zip(self._own, prefilled.layers, strict=True):
             assert isinstance(source, DynamicLayer) and source.keys is not None and source.values is not None
             layer.add(source.keys, source.values, rows)
 
@@ -42,7 +42,7 @@ class RowCache(Cache):
         """
         gaps = sorted(set(range(len(rows))) - set(rows))
         movers = [row for row in rows if row >= len(rows)]
-        for layer in self.layers:
+        for layer in self._own:
             layer.keep(len(rows), width, gaps, movers)
         order = list(range(len(rows)))
         for gap, mover in zip(gaps, movers, strict=True):
@@ -54,7 +54,7 @@ class _Layer(DynamicLayer):
     """`keys` and `values` show the first rows, between two positions, of memory that is larger."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._memory: list[Tensor] = []  # that of keys, and of values
         self._rows = self._start = self._end = 0
 

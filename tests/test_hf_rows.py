@@ -1,4 +1,4 @@
-"""The transformers engine's cache: rows that come, grow, and go, against plain lists; its attention against transformers'."""
+"""The transformers engine's cache against plain lists: rows come, grow, and go. Its attention against transformers'."""
 
 from types import SimpleNamespace
 
