@@ -140,7 +140,7 @@ def measured_peak(run) -> int:
     return int(np.cumsum([e.nbytes() for e in sorted(changes, key=lambda e: e.start_ns())]).max())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_the_peak_of_forward_and_backward_is_near(make_config, wide_model, dtype, gradient_checkpointing):
     """Within 0.7 to 1.5 times what a CPU allocates, for one packed row of four rollouts."""

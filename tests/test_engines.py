@@ -319,6 +319,7 @@ def interrupted(engine, weights, num_steps):
     return finish(engine)
 
 
+@pytest.mark.slow
 def test_more_tokens_are_under_way_than_one_step_takes(ray_session, model):
     # What has been sampled is computed anew under new weights: 72 x 65 tokens here, and vLLM takes 4,096 in a step.
     host = Host.remote(VLLMEngine, TINY_MODEL, SETTINGS | VLLM_MEMORY | {"max_num_seqs": 72, "max_model_len": 96})

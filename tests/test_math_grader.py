@@ -503,17 +503,14 @@ def test_bad_timeout_is_named(timeout_s):
         MathGrader(timeout_s=timeout_s)
 
 
-@pytest.mark.parametrize("num_chars", [0, 20_000])
-def test_thousands_of_usual_answers_per_second(num_chars):
+def test_usual_answers_need_no_child_process():
+    # How many of them a second: benchmarks/grading.py.
     draw = random.Random(1)
     kinds = [str, lambda n: f"{n / 100:.2f}", lambda n: rf"\dfrac{{{n}}}{{7}}", lambda n: rf"{n % 9 + 2}\sqrt{{{n}}}"]
-    thought = "We have $x_1 = 3$ and then \\(y = \\frac{1}{2}\\). " * (num_chars // 50)
-    golds = [draw.choice(kinds)(draw.randint(1, 999)) for _ in range(2_000)]
-    answers = [gold if draw.random() < 0.5 else draw.choice(kinds)(draw.randint(1, 999)) for gold in golds]
-    work = [(MathAnswer((gold,)), thought + boxed(answer)) for gold, answer in zip(golds, answers, strict=True)]
+    golds = [draw.choice(kinds)(draw.randint(1, 999)) for _ in range(500)]
+    others = [draw.choice(kinds)(draw.randint(1000, 9999)) for _ in golds]
     with MathGrader() as grader:
-        start = time.process_time()
-        for answer, completion in work:
-            grader.grade(answer, completion)
-        assert len(work) / (time.process_time() - start) > 2_000  # 5,000 and more on an idle machine
+        for gold, other in zip(golds, others, strict=True):
+            assert grader.grade(MathAnswer((gold,)), boxed(gold)).correct
+            assert grader.grade(MathAnswer((gold,)), boxed(other)).status == "wrong"
         assert grader._child.pid is None

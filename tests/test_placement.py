@@ -122,7 +122,8 @@ def test_a_dry_run_judges_the_shared_gpu_as_one(placed, random_model):
 ADAPTERS = {"r": 4, "target_modules": "all-linear"}
 
 
-@pytest.mark.parametrize("lora", [None, pytest.param(ADAPTERS, marks=pytest.mark.slow)], ids=["full", "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
 def test_a_run_whose_engine_sleeps_is_the_run_whose_engine_does_not(
     ray_session, make_config, weights_of, largest_difference, lora
 ):
