@@ -23,7 +23,7 @@ from ray.train import Checkpoint
 from aspo_rllib import health, preflight, provenance, weight_sync
 from aspo_rllib.advantages import group_advantages, informative_groups, overlong_penalty
 from aspo_rllib.base_algorithm import TextAlgorithm
-from aspo_rllib.batching import COSTS, build_train_batches
+from aspo_rllib.batching import COSTS, UNITS, build_train_batches
 from aspo_rllib.config import ASPOConfig, GRPOConfig
 from aspo_rllib.env_runner import load_tokenizer
 from aspo_rllib.evaluation_sets import open_sets, prompts_of
@@ -110,6 +110,7 @@ class ASPO(TextAlgorithm):
             minibatch_prompts=config.minibatch_prompts,
             max_tokens_per_microbatch=config.max_tokens_per_microbatch,
             cost=COSTS[self._layout],
+            units=UNITS[self._layout],
         )
 
     def _advantages(self, group: RolloutGroup) -> np.ndarray:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from aspo_rllib.types import Minibatch, Rollout, RolloutGroup, TrainBatch
 
 Cost = Callable[[Sequence[int]], int]
+Units = Callable[[Sequence[Rollout], int], list[list[int]]]
 
 
 def split_minibatches(num_prompts: int, minibatch_prompts: int) -> list[np.ndarray]:
@@ -48,8 +50,29 @@ def packed_tokens(lengths: Sequence[int]) -> int:
     return sum(lengths)
 
 
-# What a micro-batch costs in each of `packing.LAYOUTS`.
-COSTS: dict[str, Cost] = {"padded": padded_tokens, "packed": packed_tokens}
+def alone(rollouts: Sequence[Rollout], max_tokens: int) -> list[list[int]]:
+    """Each rollout may go to any learner and micro-batch."""
+    return [[i] for i in range(len(rollouts))]
+
+
+def siblings(rollouts: Sequence[Rollout], max_tokens: int) -> list[list[int]]:
+    """The rollouts of a group stay together, as many as fit into `max_tokens` with their prompt once."""
+    units: list[list[int]] = []
+    for i in range(len(rollouts)):
+        if units and _unit_tokens([rollouts[k] for k in (*units[-1], i)]) <= max_tokens:
+            units[-1].append(i)
+        else:
+            units.append([i])
+    return units
+
+
+def _unit_tokens(rollouts: Sequence[Rollout]) -> int:
+    return len(rollouts[0].prompt_ids) + sum(len(r.completion_ids) for r in rollouts)
+
+
+# For each of `packing.LAYOUTS`: what a micro-batch costs, and what is not taken apart.
+COSTS: dict[str, Cost] = {"padded": padded_tokens, "packed": packed_tokens, "shared": packed_tokens}
+UNITS: dict[str, Units] = {"padded": alone, "packed": alone, "shared": siblings}
 
 
 def cut_microbatches(lengths: Sequence[int], max_tokens: int, *, cost: Cost = padded_tokens) -> list[list[int]]:
@@ -87,12 +110,14 @@ def build_train_batches(
     minibatch_prompts: int,
     max_tokens_per_microbatch: int,
     cost: Cost = padded_tokens,
+    units: Units = alone,
 ) -> list[TrainBatch]:
     """The TrainBatch of every learner.
 
     groups, advantages: one `[G]` array of advantages per group.
     num_learners: learners that train together; 0 and 1 both mean one.
-    cost: tokens of a micro-batch from the lengths of its rollouts; it goes with the learner's layout.
+    cost: tokens of a micro-batch from the lengths of its units; units: which rollouts of a group, by position, stay
+        together. Both go with the learner's layout.
     """
     learners = max(1, num_learners)
     rollouts: list[list[Rollout]] = [[] for _ in range(learners)]
@@ -100,24 +125,24 @@ def build_train_batches(
     minibatches: list[list[Minibatch]] = [[] for _ in range(learners)]
 
     for step in split_minibatches(len(groups), minibatch_prompts):
-        members = [(r, a) for g in step for r, a in zip(groups[g].rollouts, advantages[g], strict=True)]
-        shares = balance_by_tokens([r.num_tokens for r, _ in members], learners)
-        cuts = [
-            cut_microbatches([members[i][0].num_tokens for i in share], max_tokens_per_microbatch, cost=cost)
-            for share in shares
+        members = [
+            [(groups[g].rollouts[i], advantages[g][i]) for i in unit]
+            for g in step
+            for unit in units(groups[g].rollouts, max_tokens_per_microbatch)
         ]
+        lengths = [_unit_tokens([r for r, _ in unit]) for unit in members]
+        num_loss_tokens = sum(len(r.completion_ids) for unit in members for r, _ in unit)
+        num_sequences = sum(map(len, members))
+        shares = balance_by_tokens(lengths, learners)
+        cuts = [cut_microbatches([lengths[i] for i in share], max_tokens_per_microbatch, cost=cost) for share in shares]
         count = max(len(cut) for cut in cuts)
         for k, (share, cut) in enumerate(zip(shares, cuts, strict=True)):
-            first_row = len(rollouts[k])
-            rollouts[k] += [members[i][0] for i in share]
-            row_advantages[k] += [members[i][1] for i in share]
-            minibatches[k].append(
-                Minibatch(
-                    microbatches=tuple(first_row + np.array(m, dtype=np.int64) for m in cut_to_count(cut, count)),
-                    num_loss_tokens=sum(len(r.completion_ids) for r, _ in members),
-                    num_sequences=len(members),
-                )
-            )
+            first_rows = len(rollouts[k]) + np.cumsum([0, *(len(members[i]) for i in share)])
+            rows = [np.arange(*ends) for ends in pairwise(first_rows)]
+            rollouts[k] += [r for i in share for r, _ in members[i]]
+            row_advantages[k] += [a for i in share for _, a in members[i]]
+            microbatches = [np.concatenate([np.arange(0), *(rows[i] for i in m)]) for m in cut_to_count(cut, count)]
+            minibatches[k].append(Minibatch(tuple(microbatches), num_loss_tokens, num_sequences))
     return [
         TrainBatch(
             prompt_ids=tuple(r.prompt_ids for r in rollouts[k]),

@@ -36,13 +36,11 @@ class Policy(nn.Module):
         """
         decoder = self.hf_model.get_decoder()
         hidden = decoder(input_ids=batch.input_ids, use_cache=False, **batch.sequences).last_hidden_state
-        # The state at position t-1 predicts the token at t.
-        is_target = batch.completion_targets[:, 1:]
-        hidden_at, targets = hidden[:, :-1][is_target], batch.input_ids[:, 1:][is_target]
+        hidden_at = hidden.flatten(0, 1)[batch.predictors]
 
         # Within this module's forward FSDP has the head's weight whole, and takes its gradient like any other.
         weight = self.hf_model.get_output_embeddings().weight
-        logprobs, entropy = linear_logprobs(hidden_at, weight, targets, temperature)
+        logprobs, entropy = linear_logprobs(hidden_at, weight, batch.targets, temperature)
         empty = logprobs.new_zeros(batch.loss_mask.shape)
         return empty.masked_scatter(batch.loss_mask, logprobs), empty.masked_scatter(batch.loss_mask, entropy)
 

@@ -1,13 +1,15 @@
 """Layouts: how the rollouts of a micro-batch lie in tensors, and the attention that keeps them apart.
 
-`pad_rows` gives each rollout a row, as wide as the longest; `pack_rows` puts all of them into one row without padding.
-Both are functions (prompts, completions, device) -> TokenBatch, and a policy scores both alike.
+`pad_rows` gives each rollout a row, as wide as the longest; `pack_rows` puts all of them into one row without padding;
+`share_prompts` does, too, and has each prompt only once, whatever the number of its completions. All are functions
+(prompts, completions, device) -> TokenBatch, and a policy scores them alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,14 +23,17 @@ from transformers import AttentionInterface, PreTrainedModel
 class TokenBatch:
     """Rollouts laid out for one forward pass: B of them, in R rows (R = B padded, R = 1 packed).
 
-    input_ids: `[R, L]` int64; completion_targets: `[R, L]` bool, where a completion token stands.
-    loss_mask: `[B, T]` bool, the completions alone, left-aligned (T = longest completion, at least 1). It has as
-        many True entries as completion_targets, in the same order.
+    input_ids: `[R, L]` int64.
+    targets: `[N]` int64, the tokens of all completions; predictors: `[N]` int64, where in the flattened input_ids the
+        token stands whose state predicts it.
+    loss_mask: `[B, T]` bool, the completions alone, left-aligned (T = longest completion, at least 1), with N True
+        entries in the order of `targets`.
     sequences: what the decoder must be told to keep the rollouts of a row apart; empty when each row is one rollout.
     """
 
     input_ids: Tensor
-    completion_targets: Tensor
+    targets: Tensor
+    predictors: Tensor
     loss_mask: Tensor
     sequences: dict[str, Any] = field(default_factory=dict)
 
@@ -43,16 +48,11 @@ def pad_rows(
     lengths = _lengths(prompt_ids, completion_ids)
     width = max(p + c for p, c in lengths)
     input_ids = np.zeros((len(lengths), width), dtype=np.int64)
-    targets = np.zeros((len(lengths), width), dtype=bool)
     for row, (p, c) in enumerate(lengths):
         input_ids[row, :p] = prompt_ids[row]
         input_ids[row, p : p + c] = completion_ids[row]
-        targets[row, p : p + c] = True
-    return TokenBatch(
-        input_ids=torch.from_numpy(input_ids).to(device),
-        completion_targets=torch.from_numpy(targets).to(device),
-        loss_mask=torch.from_numpy(_loss_mask(lengths)).to(device),
-    )
+    places = [row * width + np.arange(p + c) for row, (p, c) in enumerate(lengths)]
+    return _token_batch(input_ids, places, lengths, completion_ids, device, {})
 
 
 def pack_rows(
@@ -64,26 +64,74 @@ def pack_rows(
     """
     lengths = _lengths(prompt_ids, completion_ids)
     totals = [p + c for p, c in lengths]
-    input_ids = np.concatenate([ids for pair in zip(prompt_ids, completion_ids, strict=True) for ids in pair])
-    targets = np.concatenate([np.arange(p + c) >= p for p, c in lengths])
+    bounds = np.cumsum([0, *totals])
+    places = [np.arange(*ends) for ends in pairwise(bounds)]
+    row = np.concatenate([ids for pair in zip(prompt_ids, completion_ids, strict=True) for ids in pair])
     positions = np.concatenate([np.arange(total) for total in totals])
-    bounds = torch.from_numpy(np.cumsum([0, *totals], dtype=np.int32)).to(device)
+    return _token_batch(row[None], places, lengths, completion_ids, device, _sequences(positions, totals, device))
+
+
+def share_prompts(
+    prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray], device: torch.device | str
+) -> TokenBatch:
+    """Lay rollouts out in a single row in which each prompt stands once, before the first of its completions.
+
+    Everything but attention is computed once for the prompt of a group; attention copies it back to each rollout. Same
+    results but for the order in which gradients of a prompt's copies are summed.
+    """
+    lengths = _lengths(prompt_ids, completion_ids)
+    starts: dict[bytes, int] = {}
+    pieces, positions, places, first_copies = [], [], [], []
+    length, num_copied = 0, 0
+    for prompt, completion, (p, c) in zip(prompt_ids, completion_ids, lengths, strict=True):
+        start = starts.setdefault(prompt.tobytes(), length)
+        new = 0 if start == length else p  # how much of the rollout the row has already
+        pieces.append(np.concatenate([prompt, completion])[new:])
+        positions.append(np.arange(new, p + c))
+        first_copies.append(num_copied + np.arange(new, p + c))
+        places.append(np.concatenate([start + np.arange(p), length + np.arange(p - new, p + c - new)]))
+        length += p + c - new
+        num_copied += p + c
+    sequences = _sequences(np.concatenate(positions), [p + c for p, c in lengths], device) | {
+        "copied_from": torch.from_numpy(np.concatenate(places)).to(device),
+        "first_copies": torch.from_numpy(np.concatenate(first_copies)).to(device),
+    }
+    return _token_batch(np.concatenate(pieces)[None], places, lengths, completion_ids, device, sequences)
+
+
+LAYOUTS: dict[str, Layout] = {"padded": pad_rows, "packed": pack_rows, "shared": share_prompts}
+
+
+def _token_batch(
+    input_ids: np.ndarray,
+    places: list[np.ndarray],
+    lengths: list[tuple[int, int]],
+    completion_ids: Sequence[np.ndarray],
+    device: torch.device | str,
+    sequences: dict[str, Any],
+) -> TokenBatch:
+    """places: for each rollout, where its tokens stand in the flattened input_ids."""
+    predictors = np.concatenate([place[p - 1 : -1] for place, (p, _) in zip(places, lengths, strict=True)])
     return TokenBatch(
-        input_ids=torch.from_numpy(input_ids.astype(np.int64)).to(device)[None],
-        completion_targets=torch.from_numpy(targets).to(device)[None],
+        input_ids=torch.from_numpy(input_ids.astype(np.int64)).to(device),
+        targets=torch.from_numpy(np.concatenate(completion_ids).astype(np.int64)).to(device),
+        predictors=torch.from_numpy(predictors).to(device),
         loss_mask=torch.from_numpy(_loss_mask(lengths)).to(device),
-        # The names that transformers hands on to flash attention; its masks come from the positions.
-        sequences={
-            "position_ids": torch.from_numpy(positions).to(device)[None],
-            "cu_seq_lens_q": bounds,
-            "cu_seq_lens_k": bounds,
-            "max_length_q": max(totals),
-            "max_length_k": max(totals),
-        },
+        sequences=sequences,
     )
 
 
-LAYOUTS: dict[str, Layout] = {"padded": pad_rows, "packed": pack_rows}
+def _sequences(positions: np.ndarray, totals: list[int], device: torch.device | str) -> dict[str, Any]:
+    """What a decoder is told about rollouts in one row; `totals` are their tokens."""
+    bounds = torch.from_numpy(np.cumsum([0, *totals], dtype=np.int32)).to(device)
+    # The names that transformers hands on to flash attention; its masks come from the positions.
+    return {
+        "position_ids": torch.from_numpy(positions).to(device)[None],
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": max(totals),
+        "max_length_k": max(totals),
+    }
 
 
 def _lengths(prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray]) -> list[tuple[int, int]]:
@@ -110,17 +158,20 @@ def use_attention(hf_model: PreTrainedModel, name: str) -> None:
 def resolve_layout(layout: str | None, hf_model: PreTrainedModel) -> str:
     """A name in LAYOUTS: the one asked for, or for None "packed" where the model keeps packed rollouts apart.
 
-    Raises ValueError if "packed" is asked for and the model's layers would mix the rollouts of a row.
+    Raises ValueError if one of a single row is asked for and the model's layers would mix the rollouts of a row, or
+    leave the copying of shared prompts to an attention that does not know of it.
     """
     others = set(getattr(hf_model.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if others:
         obstacle = f"has {sorted(others)} layers"
     elif not hf_model._supports_attention_backend:
         obstacle = "brings its own attention"
+    elif layout == "shared" and hf_model.config._attn_implementation != SEQUENCE_ATTENTION:
+        obstacle = f"uses {hf_model.config._attn_implementation!r} attention"
     else:
         return layout or "packed"
-    if layout == "packed":
-        raise ValueError(f"layout='packed': {type(hf_model).__name__} {obstacle}; use 'padded'.")
+    if layout in ("packed", "shared"):
+        raise ValueError(f"layout={layout!r}: {type(hf_model).__name__} {obstacle}; use 'padded'.")
     return "padded"
 
 
@@ -134,6 +185,8 @@ def sequence_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
+    copied_from: Tensor | None = None,
+    first_copies: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each rollout: transformers' attention interface, for either layout.
@@ -142,7 +195,10 @@ def sequence_attention(
 
     query: `[R, H, L, D]`, key and value: `[R, H_kv, L, D]` -> `[R, L, H, D]`.
     cu_seq_lens_q: `[B + 1]` int32, where the rollouts of a packed row begin and end; None: one rollout per row.
+    copied_from: int64, the packed row as places in one with shared prompts; first_copies: `[L]` int64, the other way.
     """
+    if copied_from is not None:
+        query, key, value = (x.index_select(2, copied_from) for x in (query, key, value))
     if cu_seq_lens_q is None:
         out = _causal(query, key, value, scaling, sliding_window).transpose(1, 2)
     elif query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
@@ -150,6 +206,8 @@ def sequence_attention(
         out = _flash(query, key, value, scaling, sliding_window, cu_seq_lens_q, max_length_q)
     else:
         out = _each_sequence(query, key, value, scaling, sliding_window, cu_seq_lens_q).transpose(1, 2)
+    if first_copies is not None:
+        out = out.index_select(1, first_copies)
     return out.contiguous(), None
 
 

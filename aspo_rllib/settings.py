@@ -277,7 +277,9 @@ class ASPOSettings(TextAlgorithmConfig):
             max_tokens_per_microbatch: Tokens of one forward pass, padding included. Memory only: results do not depend
                 on it.
             layout: "packed" puts all rollouts of a forward pass into one row without padding, "padded" gives each a row
-                as wide as the longest; None: packed, unless the model would mix the rollouts. Same results.
+                as wide as the longest; None: packed, unless the model would mix the rollouts. Same results. "shared" is
+                "packed" with each prompt once for all of its group, which saves (G - 1) / G of the prompts' work but
+                for attention; same results but for rounding.
             max_sync_drift: Largest allowed |engine - learner| logprob of a probe after a weight sync, > 0.
                 None: 0.01 in float32, 1.0 in bfloat16.
         """

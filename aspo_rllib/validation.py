@@ -86,7 +86,7 @@ _RANGES = [
     ("gradient_checkpointing", "True or False", lambda v: isinstance(v, bool)),
     ("cpu_offload", "True or False", lambda v: isinstance(v, bool)),
     ("compile_learner", "True or False", lambda v: isinstance(v, bool)),
-    ("layout", "'padded', 'packed' or None", lambda v: v in ("padded", "packed", None)),
+    ("layout", "'padded', 'packed', 'shared' or None", lambda v: v in ("padded", "packed", "shared", None)),
     ("engine", "'vllm' or 'transformers'", lambda v: v in ("vllm", "transformers")),
     ("dtype", "'float32' or 'bfloat16'", lambda v: v in ("float32", "bfloat16")),
 ]

@@ -8,6 +8,8 @@ from aspo_rllib.batching import (
     build_train_batches,
     cut_microbatches,
     cut_to_count,
+    packed_tokens,
+    siblings,
     split_minibatches,
 )
 
@@ -18,7 +20,7 @@ UNEVEN = [[(4, 3), (4, 17), (4, 8)], [(6, 30), (6, 1), (6, 12)], [(2, 5), (2, 5)
 def build(make_groups):
     """TrainBatches of `lengths`; the advantage of rollout g of group p is 10 p + g, which tells them all apart."""
 
-    def build(lengths, *, num_learners, minibatch_prompts=2, max_tokens=40):
+    def build(lengths, *, num_learners, minibatch_prompts=2, max_tokens=40, **layout):
         groups = make_groups(lengths)
         advantages = [np.array([10 * p + g for g in range(len(group))], float) for p, group in enumerate(lengths)]
         return groups, build_train_batches(
@@ -27,6 +29,7 @@ def build(make_groups):
             num_learners=num_learners,
             minibatch_prompts=minibatch_prompts,
             max_tokens_per_microbatch=max_tokens,
+            **layout,
         )
 
     return build
@@ -138,6 +141,27 @@ def test_fewer_rollouts_than_learners_leaves_a_learner_without_rows(build):
     _, batches = build([[(3, 5), (3, 6)]], num_learners=3)
     assert sorted(len(b) for b in batches) == [0, 1, 1]
     assert [len(b.minibatches) for b in batches] == [1, 1, 1]
+
+
+def test_siblings_by_hand(make_groups):
+    # With their prompt of 4 once: 4 + 3 + 17 = 24, and with the 8 it would be 32; 4 + 8 = 12; then 4 + 30 > 30 alone.
+    (group,) = make_groups([[(4, 3), (4, 17), (4, 8), (4, 30)]])
+    assert siblings(group.rollouts, 30) == [[0, 1], [2], [3]]
+    assert siblings(group.rollouts, 62) == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("num_learners", [1, 2, 5])
+def test_siblings_stay_with_one_learner_and_within_the_budget(build, num_learners):
+    _, batches = build(UNEVEN, num_learners=num_learners, cost=packed_tokens, units=siblings, max_tokens=60)
+    for step, prompts in enumerate([(0, 1), (2, 3)]):
+        learners = [{int(b.advantages[row]) // 10 for row in trained_rows(b, step)} for b in batches]
+        assert sorted(p for found in learners for p in found) == list(prompts)
+        trained = sorted(int(b.advantages[row]) for b in batches for row in trained_rows(b, step))
+        assert trained == [10 * p + g for p in prompts for g in range(3)]
+        for batch in batches:
+            for rows in batch.minibatches[step].microbatches:
+                prompt_tokens = {int(batch.advantages[r]) // 10: len(batch.prompt_ids[r]) for r in rows}
+                assert sum(prompt_tokens.values()) + sum(len(batch.completion_ids[r]) for r in rows) <= 60
 
 
 @pytest.mark.parametrize("num_learners", [1, 2, 5])

@@ -10,7 +10,7 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from aspo_rllib.advantages import group_advantages
-from aspo_rllib.batching import build_train_batches
+from aspo_rllib.batching import build_train_batches, packed_tokens, siblings
 from aspo_rllib.learner import ASPOTorchLearner
 from aspo_rllib.metrics import merge_updates
 from aspo_rllib.model import load_policy
@@ -25,13 +25,14 @@ REWARDS = np.array([[1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 0, 1]], float)
 def train_batches(make_groups):
     """`train_batches(num_learners=..., minibatch_prompts=..., ...)` of three uneven groups."""
 
-    def build(num_learners=0, minibatch_prompts=3, max_tokens=100_000, rewards=REWARDS, groups=None):
+    def build(num_learners=0, minibatch_prompts=3, max_tokens=100_000, rewards=REWARDS, groups=None, **layout):
         return build_train_batches(
             groups or make_groups(UNEVEN),
             group_advantages(rewards, normalize_std=True),
             num_learners=num_learners,
             minibatch_prompts=minibatch_prompts,
             max_tokens_per_microbatch=max_tokens,
+            **layout,
         )
 
     return build
@@ -131,6 +132,30 @@ def test_two_fsdp_learners_do_what_one_learner_does(
     assert largest_difference(weights_of(one), weights_of(two_learners)) < 1e-5
     assert largest_difference(weights_of(one), before) > 1e-3
     assert metrics[0] == {name: pytest.approx(value, rel=1e-3, abs=1e-5) for name, value in metrics[1].items()}
+
+
+def test_shared_prompts_change_nothing(
+    build_learners, two_learners, train_batches, make_groups, weights_of, largest_difference, tmp_path
+):
+    groups = [
+        replace(g, rollouts=tuple(replace(r, prompt_ids=g.rollouts[0].prompt_ids) for r in g.rollouts))
+        for g in make_groups(UNEVEN)
+    ]
+    packed, shared, cut = (build_learners(layout=layout, num_epochs=2) for layout in ("packed", "shared", "shared"))
+    before = weights_of(packed)
+    packed.save_to_path(tmp_path)
+    for learners in (packed, shared, cut, two_learners):
+        start_over(learners, tmp_path, aggregation="token", num_epochs=2)
+    update(packed, train_batches(groups=groups, minibatch_prompts=2))
+    together = {"groups": groups, "minibatch_prompts": 2, "cost": packed_tokens, "units": siblings}
+    update(shared, train_batches(**together))
+    update(cut, train_batches(**together, max_tokens=30))
+    two_learners.on_all(lambda learner: setattr(learner, "layout", "shared"))
+    update(two_learners, train_batches(**together, num_learners=2))
+    two_learners.on_all(lambda learner: setattr(learner, "layout", "packed"))
+    for learners in (shared, cut, two_learners):
+        assert largest_difference(weights_of(learners), weights_of(packed)) < 1e-5
+    assert largest_difference(weights_of(packed), before) > 1e-3
 
 
 def test_a_learner_without_a_single_rollout_still_takes_part(

@@ -28,7 +28,7 @@ from aspo_rllib.layers import compile_layers, recompute_layers
 from aspo_rllib.logprobs import linear_logprobs, token_logprobs
 from aspo_rllib.lora import adapter_weights, load_adapters
 from aspo_rllib.model import full_weights, load_policy
-from aspo_rllib.packing import SEQUENCE_ATTENTION, pack_rows, pad_rows, resolve_layout
+from aspo_rllib.packing import SEQUENCE_ATTENTION, pack_rows, pad_rows, resolve_layout, share_prompts
 from aspo_rllib.sharding import shard_policy
 from aspo_rllib.types import Rollout, RolloutGroup
 
@@ -228,6 +228,32 @@ def test_packed_is_padded_is_one_by_one(tiny, family, tied):
     assert_same((*(torch.cat(x) for x in zip(*alone, strict=True)), gradients(policy)), padded)
 
 
+@pytest.mark.parametrize(("family", "tied"), [*CASES, ("mistral", False)])
+def test_a_prompt_that_its_completions_share_is_the_prompt_of_each(tiny, family, tied):
+    policy = load_policy(tiny(family, tied))
+    prompts, completions = rollouts(7)
+    # Not side by side; one prompt is the beginning of another; a completion without a token.
+    prompts = [prompts[i] for i in (1, 2, 1, 3, 2, 1)] + [prompts[1][:2]]
+    completions[4] = completions[4][:0]
+    tokens = share_prompts(prompts, completions, "cpu")
+    assert tokens.input_ids.numel() == sum(map(len, [*prompts[:2], prompts[3], prompts[6], *completions]))
+    assert_same(run(policy, share_prompts, prompts, completions), run(policy, pad_rows, prompts, completions))
+
+
+def test_a_shared_row_by_hand():
+    a, b = np.array([7, 8], np.int32), np.array([9], np.int32)
+    tokens = share_prompts(
+        [a, b, a], [np.array([1, 2], np.int32), np.array([3], np.int32), np.array([4], np.int32)], "cpu"
+    )
+    assert tokens.input_ids.tolist() == [[7, 8, 1, 2, 9, 3, 4]]
+    assert tokens.sequences["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 2]]
+    assert tokens.targets.tolist() == [1, 2, 3, 4]
+    assert tokens.predictors.tolist() == [1, 2, 4, 1]  # the last completion's first token follows the 8 of the first
+    assert tokens.sequences["copied_from"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 6]
+    assert tokens.sequences["first_copies"].tolist() == [0, 1, 2, 3, 4, 5, 8]
+    assert tokens.sequences["cu_seq_lens_q"].tolist() == [0, 4, 6, 9]
+
+
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", ["qwen3", "mistral"])
 def test_other_attentions_agree(tiny, family, implementation):
@@ -244,8 +270,17 @@ def test_unpackable_layers_are_refused(tiny):
     assert resolve_layout(None, policy.hf_model) == "packed" and resolve_layout("padded", policy.hf_model) == "padded"
     policy.hf_model.config.layer_types = ["linear_attention", "full_attention"]
     assert resolve_layout(None, policy.hf_model) == "padded"
-    with pytest.raises(ValueError, match="linear_attention"):
-        resolve_layout("packed", policy.hf_model)
+    for layout in ("packed", "shared"):
+        with pytest.raises(ValueError, match=f"layout='{layout}'.*linear_attention"):
+            resolve_layout(layout, policy.hf_model)
+
+
+def test_shared_prompts_need_our_attention(tiny):
+    policy = load_policy(tiny("qwen3", False))
+    assert resolve_layout("shared", policy.hf_model) == "shared"
+    policy.hf_model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match=r"layout='shared'.*'eager' attention"):
+        resolve_layout("shared", policy.hf_model)
 
 
 def test_cost_of_each_layout():
