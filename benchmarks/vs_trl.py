@@ -1,7 +1,7 @@
 """A whole training iteration of this package beside TRL's GRPOTrainer, on the bundled model and one machine's CPUs.
 
     pip install "trl==1.16.*"                                # it comes with the dev extra
-    python benchmarks/vs_trl.py                              # both settings, 1 and 12 steps: about 25 minutes
+    python benchmarks/vs_trl.py                              # both settings, 1 and 12 steps: about 35 minutes
     python benchmarks/vs_trl.py --settings fixed --steps 1 --repeats 1 --seconds 1 --prompts 4 --group-size 4
 
 "fixed": every completion has 64 tokens. "stops": the model's weights are replaced by some under which it ends a
@@ -12,8 +12,9 @@ by the parity of its length, train float32 with GRPO's loss, no KL, clipped grad
 
 TRL: `generate` with its default cache, forward and backward over a quarter of the batch at a time, without gradient
 checkpointing, logging or saving; in one thread, and in two. Ours: one runner, with the transformers engine, and the
-learner, with compiled layers, in one thread each, which overlap (max_staleness=1); "in turn" without that; "vLLM" with
-its engine, which a model of this size cannot pay for.
+learner, with compiled layers and a group's prompt once in a forward pass (layout="shared"), in one thread each, which
+overlap (max_staleness=1); "1 + 2 threads": one for the runner, two for the learner; "in turn" without overlap; "vLLM"
+with its engine, which a model of this size cannot pay for.
 
 The systems' processes stand beside each other and take turns, `--repeats` times for `--seconds` and until an iteration
 ends; medians. Start and warm-up do not count. CPU seconds are those of all processes of a system, Ray's included.
@@ -37,15 +38,20 @@ from endings import ends_at_random, never_ends, save_model
 from vs_trl_job import CAP_TOKENS, EPOCHS_AND_MINIBATCHES, Job
 from vs_trl_side import Repeat, Side
 
-# name: (script, threads of each process, max_staleness, engine)
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+TWO_THREADS = {"OMP_NUM_THREADS": "2"}
+# Ray gives an actor as many threads as CPUs, the driver takes all; without spinning the runner is not kept waiting.
+LEARNER_TWO = {"OMP_WAIT_POLICY": "PASSIVE"}
+# name: (script, environment, max_staleness, engine)
 SYSTEMS = {
-    "ours": ("vs_trl_ours.py", 1, 1, "transformers"),
-    "ours, vLLM": ("vs_trl_ours.py", 1, 1, "vllm"),
-    "ours, in turn": ("vs_trl_ours.py", 1, 0, "transformers"),
-    "TRL": ("vs_trl_theirs.py", 1, 0, "transformers"),
-    "TRL, 2 threads": ("vs_trl_theirs.py", 2, 0, "transformers"),
+    "ours": ("vs_trl_ours.py", ONE_THREAD, 1, "transformers"),
+    "ours, 1 + 2 threads": ("vs_trl_ours.py", LEARNER_TWO, 1, "transformers"),
+    "ours, vLLM": ("vs_trl_ours.py", ONE_THREAD, 1, "vllm"),
+    "ours, in turn": ("vs_trl_ours.py", ONE_THREAD, 0, "transformers"),
+    "TRL": ("vs_trl_theirs.py", ONE_THREAD, 0, "transformers"),
+    "TRL, 2 threads": ("vs_trl_theirs.py", TWO_THREADS, 0, "transformers"),
 }
-DEFAULT_SYSTEMS = ["ours", "ours, in turn", "TRL", "TRL, 2 threads"]
+DEFAULT_SYSTEMS = ["ours", "ours, 1 + 2 threads", "ours, in turn", "TRL", "TRL, 2 threads"]
 ENDINGS = {"fixed": never_ends, "stops": ends_at_random}  # how the model's weights end a completion
 DIVISOR = 4  # of the prompts: 4 mini-batches, and as many parts of TRL's batch
 
@@ -69,7 +75,7 @@ def compare(systems: list[str], job: dict, scratch: Path) -> None:
 def report(job: dict, name: str, repeats: list[Repeat], peak_bytes: int, lengths: list[int]) -> None:
     p10, p90 = np.percentile(lengths, [10, 90])
     print(
-        f"{job['setting']:<6} {job['steps']:>5} {name:<16}"
+        f"{job['setting']:<6} {job['steps']:>5} {name:<20}"
         f" {statistics.median(r.per_cpu_s for r in repeats):>13.1f}"
         f" {statistics.median(r.per_wall_s for r in repeats):>14.1f} {peak_bytes / 1e6:>8.0f}"
         f"   {statistics.fmean(lengths):.0f} ({p10:.0f} to {p90:.0f}, {max(lengths)})",
@@ -86,7 +92,7 @@ def report_ratios(rounds: list[dict[str, Repeat]], peak_bytes: dict[str, int]) -
             for rate in (attrgetter("per_cpu_s"), attrgetter("per_wall_s"))
         )
         memory = peak_bytes[name] / peak_bytes[other]
-        print(f"{'':<6} {f'{name} / {other}':<29} {cpu:>6.2f} {wall:>14.2f} {memory:>8.2f}", flush=True)
+        print(f"{'':<6} {f'{name} / {other}':<36} {cpu:>6.2f} {wall:>14.2f} {memory:>8.2f}", flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -112,7 +118,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     print(f"{args.prompts} prompts x {args.group_size}, {args.repeats} repeat(s) of {args.seconds:g} s or more")
-    print(f"{'':<6} {'steps':>5} {'':<16} {'compl./CPU s':>13} {'compl./wall s':>14} {'peak MB':>8}", end="   ")
+    print(f"{'':<6} {'steps':>5} {'':<20} {'compl./CPU s':>13} {'compl./wall s':>14} {'peak MB':>8}", end="   ")
     print("tokens: mean (10% to 90%, longest)", flush=True)
     for setting in args.settings:
         for steps in args.steps:

@@ -26,6 +26,7 @@ def make_config(job: Job) -> ASPOConfig:
         .sampling(group_size=job.group_size, max_completion_tokens=CAP_TOKENS[job.setting])
         .training(
             loss="grpo",
+            layout="shared",
             batch_prompts=job.prompts,
             minibatch_prompts=job.prompts // minibatches,
             num_epochs=epochs,

@@ -27,20 +27,24 @@ class Repeat:
 
 
 class Side:
-    """Starts `script`. threads: OMP_NUM_THREADS of each of its processes.
+    """Starts `script`. threads: environment variables that say how many each of its processes has.
 
     Waiting for it raises RuntimeError, with the end of what it wrote to stderr, if it ends early.
     """
 
-    def __init__(self, script: str, job: Job, threads: int, log: Path):
+    def __init__(self, script: str, job: Job, threads: dict[str, str], log: Path):
         self._job, self._log = job, log
-        environment = os.environ | {
-            "OMP_NUM_THREADS": str(threads),
-            "TOKENIZERS_PARALLELISM": "false",
-            "RAY_ADDRESS": "local",
-            # Ray's workers and the graders, too, have to find the benchmarks' modules.
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
-        }
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+        environment = (
+            inherited
+            | threads
+            | {
+                "TOKENIZERS_PARALLELISM": "false",
+                "RAY_ADDRESS": "local",
+                # Ray's workers and the graders, too, have to find the benchmarks' modules.
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
+            }
+        )
         with log.open("w") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, str(HERE / script), json.dumps(asdict(job))],
