@@ -85,12 +85,12 @@ def share_prompts(
     length, num_copied = 0, 0
     for prompt, completion, (p, c) in zip(prompt_ids, completion_ids, lengths, strict=True):
         start = starts.setdefault(prompt.tobytes(), length)
-        new = 0 if start == length else p  # how much of the rollout the row has already
-        pieces.append(np.concatenate([prompt, completion])[new:])
-        positions.append(np.arange(new, p + c))
-        first_copies.append(num_copied + np.arange(new, p + c))
-        places.append(np.concatenate([start + np.arange(p), length + np.arange(p - new, p + c - new)]))
-        length += p + c - new
+        known = 0 if start == length else p  # tokens of the rollout that the row has already
+        pieces.append(np.concatenate([prompt, completion])[known:])
+        positions.append(np.arange(known, p + c))
+        first_copies.append(num_copied + np.arange(known, p + c))
+        places.append(np.concatenate([start + np.arange(p), length + np.arange(p - known, p + c - known)]))
+        length += p + c - known
         num_copied += p + c
     sequences = _sequences(np.concatenate(positions), [p + c for p, c in lengths], device) | {
         "copied_from": torch.from_numpy(np.concatenate(places)).to(device),

@@ -23,7 +23,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from timing import seconds_of, timed
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
-from aspo_rllib.batching import COSTS, build_train_batches
+from aspo_rllib.batching import COSTS, UNITS, build_train_batches
 from aspo_rllib.types import Rollout, RolloutGroup
 
 
@@ -81,6 +81,7 @@ def one_round(algo: Algorithm, round_number: int) -> dict[str, float]:
         minibatch_prompts=config.minibatch_prompts,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         cost=COSTS[algo._layout],
+        units=UNITS[algo._layout],
     )
     seconds["learn"] = seconds_of(lambda: algo.learner_group.update(batches=batches))
     prompts = [g.rollouts[0].prompt_ids.tolist() for g in groups]

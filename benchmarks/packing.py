@@ -2,15 +2,18 @@
 
     python benchmarks/packing.py                    # 8 rollouts, a model of 30M parameters
     python benchmarks/packing.py --rollouts 4       # a small run
+    python benchmarks/packing.py --rollouts 16 --group-size 8 --prompt-tokens 256
 
-padded: right-padded rows. packed: one row, attention sequence by sequence. packed, mask: the same row with
-transformers' own "sdpa", which masks all pairs of the row's tokens. one by one: a forward and backward pass for each
-rollout. All give the same gradient. Repeats are interleaved; times are medians.
+padded: right-padded rows. packed: one row, attention sequence by sequence. shared: packed, a prompt once for each
+--group-size rollouts. packed, mask: the packed row with transformers' own "sdpa", which masks all pairs of its tokens.
+one by one: a forward and backward pass for each rollout. All give the same gradient. Repeats are interleaved; times are
+medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from functools import partial
@@ -21,7 +24,7 @@ from timing import take_turns
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from aspo_rllib.model import Policy
-from aspo_rllib.packing import SEQUENCE_ATTENTION, Layout, pack_rows, pad_rows
+from aspo_rllib.packing import SEQUENCE_ATTENTION, Layout, pack_rows, pad_rows, share_prompts
 
 
 def seconds(policy: Policy, layout: Layout, batches: list, attention: str, device: str) -> float:
@@ -40,7 +43,9 @@ def seconds(policy: Policy, layout: Layout, batches: list, attention: str, devic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rollouts", type=int, default=8)
-    parser.add_argument("--longest", type=int, default=512)
+    parser.add_argument("--longest", type=int, default=512, help="tokens of the longest completion and 16 of a prompt")
+    parser.add_argument("--prompt-tokens", type=int, default=16)
+    parser.add_argument("--group-size", type=int, default=1, help="rollouts with the same prompt")
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
@@ -60,12 +65,15 @@ def main() -> None:
     policy = Policy(Qwen3ForCausalLM(config).eval()).to(args.device)
     rng = np.random.default_rng(0)
     lengths = np.geomspace(args.longest // 10, args.longest, args.rollouts).astype(int)
-    prompts = [rng.integers(0, 8192, 16) for _ in lengths]
+    groups = [rng.integers(0, 8192, args.prompt_tokens) for _ in range(math.ceil(len(lengths) / args.group_size))]
+    prompts = [groups[i // args.group_size] for i in range(len(lengths))]
     completions = [rng.integers(0, 8192, n - 16) for n in lengths]
+    lengths += args.prompt_tokens - 16
     together, alone = [(prompts, completions)], [([p], [c]) for p, c in zip(prompts, completions, strict=True)]
     ways = {
         "padded": (pad_rows, together, SEQUENCE_ATTENTION),
         "packed": (pack_rows, together, SEQUENCE_ATTENTION),
+        "shared": (share_prompts, together, SEQUENCE_ATTENTION),
         "packed, mask": (pack_rows, together, "sdpa"),
         "one by one": (pad_rows, alone, SEQUENCE_ATTENTION),
     }
