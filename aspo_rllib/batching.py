@@ -102,6 +102,16 @@ def cut_to_count(microbatches: list[list[int]], count: int) -> list[list[int]]:
     return microbatches
 
 
+def _divide(
+    lengths: Sequence[int], num_learners: int, max_tokens: int, cost: Cost
+) -> list[tuple[list[int], list[list[int]]]]:
+    """For each learner its positions into `lengths`, and positions into those per micro-batch, equally many for all."""
+    shares = balance_by_tokens(lengths, num_learners)
+    cuts = [cut_microbatches([lengths[i] for i in share], max_tokens, cost=cost) for share in shares]
+    count = max(map(len, cuts))
+    return [(share, cut_to_count(cut, count)) for share, cut in zip(shares, cuts, strict=True)]
+
+
 def build_train_batches(
     groups: Sequence[RolloutGroup],
     advantages: Sequence[np.ndarray],
@@ -133,16 +143,13 @@ def build_train_batches(
         lengths = [_unit_tokens([r for r, _ in unit]) for unit in members]
         num_loss_tokens = sum(len(r.completion_ids) for unit in members for r, _ in unit)
         num_sequences = sum(map(len, members))
-        shares = balance_by_tokens(lengths, learners)
-        cuts = [cut_microbatches([lengths[i] for i in share], max_tokens_per_microbatch, cost=cost) for share in shares]
-        count = max(len(cut) for cut in cuts)
-        for k, (share, cut) in enumerate(zip(shares, cuts, strict=True)):
+        for k, (share, cut) in enumerate(_divide(lengths, learners, max_tokens_per_microbatch, cost)):
             first_rows = len(rollouts[k]) + np.cumsum([0, *(len(members[i]) for i in share)])
             rows = [np.arange(*ends) for ends in pairwise(first_rows)]
             rollouts[k] += [r for i in share for r, _ in members[i]]
             row_advantages[k] += [a for i in share for _, a in members[i]]
-            microbatches = [np.concatenate([np.arange(0), *(rows[i] for i in m)]) for m in cut_to_count(cut, count)]
-            minibatches[k].append(Minibatch(tuple(microbatches), num_loss_tokens, num_sequences))
+            microbatches = tuple(np.concatenate([np.arange(0), *(rows[i] for i in m)]) for m in cut)
+            minibatches[k].append(Minibatch(microbatches, num_loss_tokens, num_sequences))
     return [
         TrainBatch(
             prompt_ids=tuple(r.prompt_ids for r in rollouts[k]),

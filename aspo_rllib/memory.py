@@ -188,16 +188,29 @@ def _activations_bytes(config: ASPOConfig, policy: Policy, tokens: int) -> int:
     if hf_model.config._attn_implementation == SEQUENCE_ATTENTION:
         hf_model.set_attn_implementation(_ATTENTION)
     decoder = hf_model.get_decoder()
-    kept = _kept_bytes(decoder, tokens)
+    copies = _copied_tokens(config, tokens)
+    kept = _kept_bytes(decoder, tokens, copies)
     one_layer = kept // len(decoder_layers(hf_model))
     if config.gradient_checkpointing:
         recompute_layers(hf_model)
-        kept = _kept_bytes(decoder, tokens)
+        kept = _kept_bytes(decoder, tokens, copies)
     return kept + one_layer
 
 
-def _kept_bytes(decoder: nn.Module, tokens: int) -> int:
-    """What autograd keeps of a forward pass over so many tokens, the parameters not counted."""
+def _copied_tokens(config: ASPOConfig, tokens: int) -> int:
+    """Tokens that attention sees of so many of whole groups; more than those where prompts are shared."""
+    if config.layout != "shared":
+        return tokens
+    prompt, completion = config.max_prompt_tokens, config.max_completion_tokens
+    group = prompt + config.group_size * completion
+    return tokens * config.group_size * (prompt + completion) // group
+
+
+def _kept_bytes(decoder: nn.Module, tokens: int, copies: int) -> int:
+    """What autograd keeps of a forward pass over so many tokens, the parameters not counted.
+
+    copies: tokens in attention.
+    """
     parameters = {p.untyped_storage()._cdata for p in decoder.parameters()}
     kept = {}
 
@@ -208,8 +221,12 @@ def _kept_bytes(decoder: nn.Module, tokens: int) -> int:
         return tensor
 
     input_ids = torch.zeros(1, tokens, dtype=torch.int64, device="meta")
+    sequences = {}
+    if copies != tokens:
+        places = torch.zeros(max(copies, tokens), dtype=torch.int64, device="meta")
+        sequences = {"copied_from": places[:copies], "first_copies": places[:tokens]}
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+        output = decoder(input_ids=input_ids, use_cache=False, **sequences).last_hidden_state
     keep(output)
     return sum(storage.nbytes() for storage in kept.values())
 
@@ -225,10 +242,20 @@ class _FlashAttention(torch.autograd.Function):
 
 
 def _estimate_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *_: Any,
+    copied_from: Tensor | None = None,
+    first_copies: Tensor | None = None,
+    **__: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface."""
-    return _FlashAttention.apply(query, key, value), None  # type: ignore[no-untyped-call]
+    """transformers' attention interface, and prompts that are copied as in `sequence_attention`."""
+    if copied_from is not None:
+        query, key, value = (x.index_select(2, copied_from) for x in (query, key, value))
+    out = _FlashAttention.apply(query, key, value)  # type: ignore[no-untyped-call]
+    return out if first_copies is None else out.index_select(1, first_copies), None
 
 
 _ATTENTION = "aspo_estimate"

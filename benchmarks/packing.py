@@ -43,7 +43,7 @@ def seconds(policy: Policy, layout: Layout, batches: list, attention: str, devic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rollouts", type=int, default=8)
-    parser.add_argument("--longest", type=int, default=512, help="tokens of the longest completion and 16 of a prompt")
+    parser.add_argument("--longest", type=int, default=512, help="tokens of the longest completion")
     parser.add_argument("--prompt-tokens", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=1, help="rollouts with the same prompt")
     parser.add_argument("--hidden", type=int, default=512)
@@ -67,8 +67,8 @@ def main() -> None:
     lengths = np.geomspace(args.longest // 10, args.longest, args.rollouts).astype(int)
     groups = [rng.integers(0, 8192, args.prompt_tokens) for _ in range(math.ceil(len(lengths) / args.group_size))]
     prompts = [groups[i // args.group_size] for i in range(len(lengths))]
-    completions = [rng.integers(0, 8192, n - 16) for n in lengths]
-    lengths += args.prompt_tokens - 16
+    completions = [rng.integers(0, 8192, n) for n in lengths]
+    lengths += args.prompt_tokens
     together, alone = [(prompts, completions)], [([p], [c]) for p, c in zip(prompts, completions, strict=True)]
     ways = {
         "padded": (pad_rows, together, SEQUENCE_ATTENTION),

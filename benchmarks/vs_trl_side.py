@@ -35,16 +35,14 @@ class Side:
     def __init__(self, script: str, job: Job, threads: dict[str, str], log: Path):
         self._job, self._log = job, log
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-        environment = (
-            inherited
-            | threads
-            | {
-                "TOKENIZERS_PARALLELISM": "false",
-                "RAY_ADDRESS": "local",
-                # Ray's workers and the graders, too, have to find the benchmarks' modules.
-                "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
-            }
-        )
+        environment = {
+            **inherited,
+            **threads,
+            "TOKENIZERS_PARALLELISM": "false",
+            "RAY_ADDRESS": "local",
+            # Ray's workers and the graders, too, have to find the benchmarks' modules.
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
+        }
         with log.open("w") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, str(HERE / script), json.dumps(asdict(job))],

@@ -12,7 +12,7 @@ from aspo_rllib.dry_run import GIB, describe_run
 from aspo_rllib.layers import recompute_layers
 from aspo_rllib.memory import engine_memory, learner_memory, load_structure, microbatch_tokens
 from aspo_rllib.model import load_policy
-from aspo_rllib.packing import pack_rows
+from aspo_rllib.packing import pack_rows, share_prompts
 from aspo_rllib.reference import ModelReference
 
 # ---- resources ------------------------------------------------------------------------------------------------------
@@ -130,6 +130,33 @@ def wide_model(request, tmp_path_factory):
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return str(folder)
+
+
+def test_the_copies_of_shared_prompts_are_counted(make_config, wide_model):
+    """Two groups of eight, whose prompts attention copies: 0.7 to 1.5 times what a CPU allocates."""
+    estimates = {}
+    for layout in ("packed", "shared"):
+        config = make_config(layout=layout, max_tokens_per_microbatch=2048).llm(model=wide_model, max_prompt_tokens=512)
+        config.sampling(group_size=8, max_completion_tokens=64)
+        estimates[layout] = learner_memory(config, load_structure(config))
+
+    policy = load_policy(wide_model)
+    prompts = [np.full(512, i // 8) for i in range(16)]
+    batch = share_prompts(prompts, [np.zeros(64, int)] * 16, "cpu")
+    assert batch.input_ids.numel() == 2048
+
+    def forward_and_backward():
+        policy(batch)[0].sum().backward()
+
+    forward_and_backward()
+    estimate = estimates["shared"]
+    expected = estimate.activations_bytes + estimate.logprobs_bytes + estimate.copies_bytes
+    peak = measured_peak(forward_and_backward)
+    print(f"estimate / measured: {expected / peak:.2f}")
+    assert 0.7 < expected / peak < 1.5
+    # 16 x 576 - 2,048 more tokens in 6 layers, of queries (4 x 32), keys and values (2 x 32 each), output, one more.
+    more = estimate.activations_bytes - estimates["packed"].activations_bytes
+    assert more > 6 * (16 * 576 - 2048) * (2 * 4 * 32 + 2 * 2 * 32) * 4
 
 
 def measured_peak(run) -> int:
