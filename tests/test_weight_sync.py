@@ -271,7 +271,9 @@ SOME_LAYERS = (
 
 
 @pytest.fixture(
-    scope="module", params=[SOME_LAYERS, pytest.param(ALL_LAYERS, marks=pytest.mark.slow)], ids=["some", "all"]
+    scope="module",
+    params=[pytest.param(layers, marks=pytest.mark.slow) for layers in (SOME_LAYERS, ALL_LAYERS)],  # each boots a vLLM
+    ids=["some", "all"],
 )
 def adapted_and_size(start, request):
     settings, layer_numbers = request.param
