@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -65,6 +66,9 @@ class Head:
 
 @pytest.fixture
 def head(tmp_path_factory):
+    # A folder of its own, with a name short enough for sockets: `ray start` notes its cluster there for every later
+    # ray.init(), which other tests call meanwhile.
+    temp_dir = tempfile.mkdtemp(prefix="ray")
     gcs, dashboard, agent, client, metrics = free_ports(5)
     head = Head(f"http://127.0.0.1:{dashboard}", secrets.token_hex(32))
     command = [
@@ -72,7 +76,7 @@ def head(tmp_path_factory):
         *("--node-ip-address=127.0.0.1", f"--port={gcs}", "--dashboard-host=127.0.0.1"),
         *(f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
         *(f"--ray-client-server-port={client}", f"--metrics-export-port={metrics}"),
-        f"--object-store-memory={1 << 29}",
+        *(f"--temp-dir={temp_dir}", f"--object-store-memory={1 << 29}"),
     ]
     with open(tmp_path_factory.mktemp("head") / "head.log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=head.environment)
@@ -85,8 +89,7 @@ def head(tmp_path_factory):
             process.wait(timeout=60)
             for child in psutil.wait_procs(children, timeout=30)[1]:
                 child.kill()
-            # Where `ray start` notes its cluster for every later ray.init(), which would wait for this dead one.
-            (Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster").unlink(missing_ok=True)
+            shutil.rmtree(temp_dir)
 
 
 @pytest.mark.slow
