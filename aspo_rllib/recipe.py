@@ -35,6 +35,7 @@ def run_options(description: str, *, name: str, iterations: int) -> argparse.Arg
     add("--name", default=name, help="folder of the run below --storage-path")
     add("--iterations", type=int, default=iterations)
     add("--seed", type=int, default=0)
+    add("--engine", choices=["vllm", "transformers"], help="what generates, if not what the script says")
     add("--storage-path", default="results", help="folder, or URI such as s3://bucket/runs, for logs and checkpoints")
     add("--resume", action="store_true", help="go on from the last checkpoint of the run of this name, if any")
     add("--dry-run", action="store_true", help="print plan, memory and resources, then stop")
@@ -77,8 +78,10 @@ def run(
     has no room for the checkpoints, or a run of this name is there already; also when the run has failed, or was ended
     by SIGTERM or Ctrl-C (see preemption.py for the exit codes).
     """
+    config = config.copy(copy_frozen=False)
+    if args.engine:
+        config.llm(engine=args.engine)
     if args.profile:
-        config = config.copy(copy_frozen=False)
         config.callbacks([*force_list(config.callbacks_class), ProfileCallback])
     bundles = resources.asked_bundles(config)
     if args.dry_run:

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import psutil
+import torch
+from torch.distributed.tensor import DTensor
 
 from envs.arithmetic import ArithmeticEnv
 
@@ -20,6 +22,12 @@ def crash():
 
 def hang():
     time.sleep(3600)
+
+
+def poison(learner):
+    """What an overflow leaves behind."""
+    weight = next(p.data for p in learner.policy.parameters() if p.requires_grad)
+    (weight.to_local() if isinstance(weight, DTensor) else weight)[0, :3] = torch.nan
 
 
 def fail_at_call(number, fault, owner, name):

@@ -176,7 +176,7 @@ def test_columns_and_history_reach_the_table(write):
         ("other.json", '{"rows": 3, "names": ["a"]}', r"other\.json, row 0: .*rows.*names|names.*rows"),
         ("utf16.jsonl", LINES.encode("utf-16"), r"utf16\.jsonl, line 1: not UTF-8: byte 0xff at offset 0"),
         ("blank.jsonl", [{"problem": " \n", "answer": "1"}], r"blank\.jsonl, line 1: "),
-        ("cut.jsonl.gz", gzip.compress(LINES.encode())[:-9], r"cut\.jsonl\.gz cannot be read: "),
+        ("cut.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], r"cut\.jsonl\.gz cannot be read: "),
         ("plain.jsonl.gz", LINES, r"plain\.jsonl\.gz cannot be read: Not a gzipped file"),
         ("text.parquet", LINES, r"text\.parquet cannot be read: .*magic bytes"),
         ("data.csv", "a,b", r"data='.*data\.csv' has an unknown ending; expected a file \(\.jsonl, "),
@@ -604,9 +604,9 @@ def test_opening_reads_no_rows(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_million_rows_open_without_being_read(tmp_path):
-    path = write_many(tmp_path / "many.jsonl", 1_000_000)
+def test_a_file_of_many_rows_is_converted_in_pieces_and_never_held(tmp_path):
+    path = write_many(tmp_path / "many.jsonl", 250_000)
     seen, _, converting_mb = measure(path)
-    assert seen == "1000000 What is 999000 plus one?"
-    assert converting_mb < 500
-    assert measure(path)[1] < 200
+    assert seen == "250000 What is 249000 plus one?"
+    assert converting_mb < 200
+    assert measure(path)[1] < 50

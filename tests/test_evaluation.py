@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -120,10 +121,10 @@ class DigitEnv(gym.Env):
 
 @pytest.fixture(scope="module")
 def run(ray_session, make_config):
-    """An iteration with an evaluation of three sets before and after it."""
+    """Three iterations with an evaluation of three sets before them and after the second, and two more by hand."""
     config = make_config().callbacks(type("Often", (SamplesCallback,), {"training_interval": 1}))
     config.evaluation(
-        evaluation_interval=1,
+        evaluation_interval=2,
         eval_sets={
             "test": {},
             "long": {"env_config": {"split": "test"}, "group_size": 4, "max_completion_tokens": 40},
@@ -131,15 +132,14 @@ def run(ray_session, make_config):
         },
     )
     algo = config.build_algo()
-    result = algo.train()
-    yield algo, result
+    results = [algo.train() for _ in range(3)]
+    yield SimpleNamespace(algo=algo, results=results, by_hand=[algo.evaluate(), algo.evaluate()])
     algo.stop()
 
 
 @pytest.mark.slow
 def test_every_set_has_its_own_numbers(run):
-    _, result = run
-    evaluation = result["evaluation"]
+    evaluation = run.results[1]["evaluation"]
     for name, k, num_prompts in (("test", 8, 8), ("long", 4, 8), ("digits", 2, 5)):
         numbers = evaluation[name]
         assert numbers["num_prompts"] == num_prompts
@@ -150,25 +150,30 @@ def test_every_set_has_its_own_numbers(run):
         "even": 3,
         "odd": 2,
     }
-    assert evaluation["iteration"] == 1 and result["evaluation_at_start"]["iteration"] == 0
-    assert result["evaluation_at_start"]["test"].keys() == evaluation["test"].keys()
+    assert run.results[0]["evaluation_at_start"]["test"].keys() == evaluation["test"].keys()
+
+
+@pytest.mark.slow
+def test_train_carries_the_latest_evaluation(run):
+    first, second, third = run.results
+    assert first["evaluation_at_start"] == first["evaluation"]
+    assert first["evaluation"]["iteration"] == 0 and second["evaluation"]["iteration"] == 2
+    assert third["evaluation"] == second["evaluation"] and "evaluation_at_start" not in third
+    assert 0 <= second["evaluation"]["accuracy"] <= 1
 
 
 @pytest.mark.slow
 def test_a_set_is_asked_with_the_same_seeds_every_time(run):
-    algo, result = run
-    again = algo.evaluate()
+    once, again = run.by_hand
     for name in ("test", "long"):
-        assert again[name] == result["evaluation"][name]
+        assert again[name] == once[name]
     assert np.isnan(again["digits"]["maj@2"])  # this env extracts no answers
-    assert again["digits"]["accuracy"] == result["evaluation"]["digits"]["accuracy"]
+    assert again["digits"]["accuracy"] == once["digits"]["accuracy"]
 
 
 @pytest.mark.slow
 def test_every_runner_makes_the_env_of_a_set_once(run):
-    algo, _ = run
-    algo.evaluate()
-    envs = algo.env_runner_group.foreach_env_runner(
+    envs = run.algo.env_runner_group.foreach_env_runner(
         lambda runner: [type(encoder.env.unwrapped).__name__ for encoder, _ in runner._tasks.values()],
         local_env_runner=False,
     )[0]
@@ -177,28 +182,26 @@ def test_every_runner_makes_the_env_of_a_set_once(run):
 
 @pytest.mark.slow
 def test_the_groups_of_the_last_evaluation_are_there_for_callbacks(run):
-    algo, _ = run
-    groups = algo.latest_evaluation_groups
+    groups = run.algo.latest_evaluation_groups
     assert {name: len(g) for name, g in groups.items()} == {"test": 8, "long": 8, "digits": 5}
     assert groups["digits"][3].prompt == "200+3="
 
 
 @pytest.mark.slow
 def test_samples_of_evaluations_and_training_are_kept(run):
-    algo, _ = run
+    algo = run.algo
     folder = trial_folder(algo) / "samples"
-    assert sorted(path.name for path in folder.glob("*.parquet")) == [
-        "evaluation_000000.parquet",
-        "evaluation_000001.parquet",
-        "training_000001.parquet",
+    assert sorted(path.stem for path in folder.glob("*.parquet")) == [
+        *(f"evaluation_{iteration:06}" for iteration in (0, 2, 3)),
+        *(f"training_{iteration:06}" for iteration in (1, 2, 3)),
     ]
-    evaluation = pd.read_parquet(folder / "evaluation_000001.parquet")
+    evaluation = pd.read_parquet(folder / "evaluation_000003.parquet")
     assert evaluation.groupby("set").size().to_dict() == {"test": 8, "long": 8, "digits": 8}  # 4 prompts x 2 each
     asked = algo.latest_evaluation_groups["digits"][3].rollouts[1]
     (row,) = evaluation[(evaluation["set"] == "digits") & (evaluation["index"] == 3) & (evaluation["sample"] == 1)].iloc
     assert (row["prompt"], row["completion"], row["correct"]) == ("200+3=", asked.completion, asked.correct)
 
-    training = pd.read_parquet(folder / "training_000001.parquet")
+    training = pd.read_parquet(folder / "training_000003.parquet")
     assert len(training) == 8
     for _, row in training.iterrows():
         (group,) = [g for g in algo.latest_groups if g.index == row["index"]]
@@ -212,38 +215,24 @@ def test_samples_of_evaluations_and_training_are_kept(run):
 
 @pytest.mark.slow
 def test_samples_are_shown_in_tensorboard(run):
-    algo, _ = run
-    events = EventAccumulator(str(trial_folder(algo) / "samples"))
+    events = EventAccumulator(str(trial_folder(run.algo) / "samples"))
     events.Reload()
     shown = {tag: events.Tensors(tag) for tag in events.Tags()["tensors"]}
     assert {tag: sorted({e.step for e in list_}) for tag, list_ in shown.items()} == {
-        "evaluation/text_summary": [0, 1],
-        "training/text_summary": [1],
+        "evaluation/text_summary": [0, 2, 3],
+        "training/text_summary": [1, 2, 3],
     }
     text = shown["evaluation/text_summary"][0].tensor_proto.string_val[0].decode()
     assert "    200+3=" in text and "**set digits, index 3, sample 1, correct" in text
 
 
-# ---- what train() reports -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_train_carries_the_latest_evaluation(ray_session, make_config):
-    config = make_config().evaluation(evaluation_interval=2)
-    algo = config.build_algo()
-    try:
-        first, second, third = (algo.train() for _ in range(3))
-    finally:
-        algo.stop()
-    assert first["evaluation_at_start"] == first["evaluation"]
-    assert first["evaluation"]["iteration"] == 0 and second["evaluation"]["iteration"] == 2
-    assert third["evaluation"] == second["evaluation"] and "evaluation_at_start" not in third
-    assert 0 <= second["evaluation"]["accuracy"] <= 1
+# ---- under Tune ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_samples_and_pass_rates_lie_in_the_trials_folder_under_tune(ray_session, make_config, tmp_path):
     config = make_config().evaluation(evaluation_interval=1).callbacks([SamplesCallback, PassRatesCallback])
+    config.llm(engine="transformers")
     run_config = tune.RunConfig(stop={"training_iteration": 1}, storage_path=str(tmp_path), name="kept")
     (result,) = tune.Tuner("ASPO", param_space=config, run_config=run_config).fit()
     assert result.error is None

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def compare(results: Path, *arguments: str) -> str:
-    command = [sys.executable, "tuned_examples/aspo_vs_grpo.py", "--smoke", "--results", str(results), *arguments]
+    # The transformers engine starts in half of vLLM's time.
+    smoke = ("--smoke", "--engine", "transformers", "--results", str(results))
+    command = [sys.executable, "tuned_examples/aspo_vs_grpo.py", *smoke, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     print(done.stdout, done.stderr)
     assert done.returncode == 0, done.stderr
@@ -29,6 +31,7 @@ def test_the_comparison_runs_reports_and_restores(tmp_path):
     assert "2 methods x 1 learning rate(s) x 2 seeds = 4 trials of 2 iterations" in output
     runs = trials(tmp_path)
     assert [len(run) for run in runs] == [2] * 4
+    assert {run[0]["config"]["engine"] for run in runs} == {"transformers"}
     points = {(run[0]["config"]["loss"], run[0]["config"]["seed"]) for run in runs}
     assert points == {(loss, seed) for loss in ("aspo", "grpo") for seed in (0, 1)}
     # Paired: before training, trials of one seed see the same completions of the same prompts.

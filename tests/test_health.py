@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from faults import poison
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
-from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
@@ -90,12 +90,6 @@ class NanFrom:
     def __call__(self, x):
         self.calls_left -= 1
         return x.ratio * 0 + (1 if self.calls_left >= 0 else torch.nan)
-
-
-def poison(learner):
-    """What an overflow leaves behind."""
-    weight = next(learner.policy.parameters()).data
-    (weight.to_local() if isinstance(weight, DTensor) else weight)[0, :3] = torch.nan
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from faults import poison
 
 from aspo_rllib import placement, preflight
 from aspo_rllib.dry_run import describe_run
@@ -125,11 +126,12 @@ ADAPTERS = {"r": 4, "target_modules": "all-linear"}
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
 def test_a_run_whose_engine_sleeps_is_the_run_whose_engine_does_not(
-    ray_session, make_config, weights_of, largest_difference, lora
+    ray_session, make_config, weights_of, largest_difference, tmp_path, lora
 ):
     weights, rewards = [], []
     for sleep in (False, True):
         config = make_config(lr=1e-3, drop_uniform_groups=False).llm(engine="transformers", sleep=sleep, lora=lora)
+        config.fault_tolerance(on_bad_numbers="rollback")
         algo = config.evaluation(evaluation_interval=1).build_algo()
         try:
             slept = algo.runners.call(watch_sleep)
@@ -140,6 +142,7 @@ def test_a_run_whose_engine_sleeps_is_the_run_whose_engine_does_not(
             assert max(r["sync"]["max_abs_dlogp"] for r in results) < 1e-4
             assert slept == {1: 2 * sleep}
             if sleep:
+                a_rollback_wakes_the_engine_with_the_old_weights(algo, tmp_path)
                 an_update_that_fails_leaves_no_engine_asleep(algo)
         finally:
             algo.stop()
@@ -157,6 +160,16 @@ def watch_sleep(runner):
         assert runner.config.lora or all(p.is_meta for p in runner.engine._model.parameters())
 
     runner.engine.sleep = counting
+
+
+def a_rollback_wakes_the_engine_with_the_old_weights(algo, folder):
+    algo.save_to_path(folder)
+    assert algo.train()["health"]["rollbacks"] == 0  # by which the checkpoint has proved good
+    algo.learner_group.on_all(poison)
+    result = algo.train()
+    assert result["health"]["rollbacks"] == 1 and np.isnan(result["entropy"]["mean"])
+    assert result["sync"]["max_abs_dlogp"] < 1e-4 and result["sync"]["weights_version"] == 2
+    assert not algo.runners.asleep
 
 
 def an_update_that_fails_leaves_no_engine_asleep(algo):

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from counting import Counter
 from ray import tune
 from ray._private.dict import flatten_dict
 
@@ -171,18 +172,6 @@ def test_a_run_that_is_stopped_again_and_again_is_the_one_that_never_was(start, 
 
 
 # ---- every way to end -----------------------------------------------------------------------------------------------
-
-
-class Counter(tune.Trainable):
-    def setup(self, config):
-        self.count = 0
-
-    def step(self):
-        self.count += 1
-        return {"count": self.count}
-
-    def save_checkpoint(self, checkpoint_dir):
-        Path(checkpoint_dir, "count").write_text(str(self.count))
 
 
 class Signal(tune.Callback):

@@ -45,6 +45,7 @@ parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHO
 parser.add_argument("--seeds", type=int, default=5, help="how many, from 0")
 parser.add_argument("--lr", nargs="+", type=float, default=[5e-5], help="learning rates, each with every method")
 parser.add_argument("--iterations", type=int, default=40)
+parser.add_argument("--engine", choices=["vllm", "transformers"], default="vllm", help="what generates")
 parser.add_argument("--results", type=Path, default=Path("results"))
 parser.add_argument("--name", default="aspo_vs_grpo", help="the experiment's folder in --results")
 parser.add_argument("--scheduler", choices=["none", "asha", "pbt"], default="none")
@@ -53,11 +54,11 @@ parser.add_argument("--grace-s", type=float, default=120.0, help="what SIGTERM l
 parser.add_argument("--smoke", action="store_true", help="2 methods, 2 seeds, 2 iterations")
 
 
-def make_config(iterations: int) -> ASPOConfig:
+def make_config(iterations: int, engine: str) -> ASPOConfig:
     return (
         ASPOConfig()
         .environment("aspo/Arithmetic-v0", env_config={"operation": "+", "digits": 3, "split": "train"})
-        .llm(model=TINY_MODEL, max_prompt_tokens=32)
+        .llm(model=TINY_MODEL, max_prompt_tokens=32, engine=engine)
         .sampling(group_size=16, max_completion_tokens=8)
         .training(batch_prompts=32, minibatch_prompts=2, num_epochs=2, warmup_steps=32, kl_coef=0.0)
         .training(max_staleness=2, old_logprobs="sampler")  # the ratio holds what changed since sampling
@@ -95,7 +96,7 @@ def make_tuner(args: argparse.Namespace) -> tune.Tuner:
         defaults | METHODS[method] | {"lr": lr, "seed": seed}
         for seed, method, lr in product(range(seeds), methods, args.lr)
     ]
-    param_space = make_config(args.iterations).to_dict()
+    param_space = make_config(args.iterations, args.engine).to_dict()
     param_space |= {name: tune.choice(list({trial[name]: None for trial in trials})) for name in FIELDS}
     cpus = 2  # a driver with the learner in it, and a runner
     at_once = max(1, int(ray.cluster_resources()["CPU"] // cpus))
