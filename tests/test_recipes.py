@@ -230,6 +230,14 @@ def test_a_folder_is_absolute_and_a_uri_stays(monkeypatch, tmp_path):
     assert storage_path("s3://bucket/runs?region=x") == "s3://bucket/runs?region=x"
 
 
+def test_the_engine_is_chosen_on_the_command_line(ray_session, make_config, capfd):
+    parser, config = options("A dry run.", **DEFAULTS), make_config()
+    for arguments, engine in (((), "vLLM"), (("--engine", "transformers"), "transformers")):
+        run(config, parser.parse_args(["--dry-run", *arguments]))
+        assert f"1 {engine} runner on CPU" in capfd.readouterr().out
+    assert config.engine == "vllm"  # that of the caller
+
+
 def test_a_run_without_its_gpus_does_not_start(ray_session, make_config, tmp_path):
     args = options("Does not start.", **DEFAULTS).parse_args(["--storage-path", str(tmp_path)])
     config = make_config().llm(tensor_parallel_size=8).env_runners(num_gpus_per_env_runner=8)

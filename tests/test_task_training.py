@@ -50,7 +50,7 @@ def code_file(tmp_path, sums):
 
 @pytest.fixture
 def train(ray_session, make_config, tmp_path):
-    """`train(EnvClass, file, iterations)`: the results, and the file of pass rates; `beside` runs beside each iteration."""
+    """`train(EnvClass, file, iterations)`: the results, the file of pass rates; `beside` runs beside each iteration."""
 
     def run(env_class, path, iterations, beside=lambda: None, **data_options):
         tune.register_env("tasks", lambda context: env_class(**context))
