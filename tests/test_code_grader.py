@@ -1,6 +1,7 @@
 """The code grader: which programs are right. What programs can do to the grader is in test_sandbox.py."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from sandboxes import PATIENT, STRICT
@@ -254,6 +255,15 @@ def test_time_limit_is_that_of_the_tests_or_of_the_grader(limit_s, strict):
     start = time.monotonic()
     assert strict.grade_program(tests, "import time; time.sleep(9)").status == "timeout"
     assert 0 <= time.monotonic() - start - (limit_s or STRICT.wall_s) < 2
+
+
+@pytest.mark.parametrize("first", ["", "signal.signal(signal.SIGXCPU, signal.SIG_IGN)"], ids=["default", "ignored"])
+def test_cpu_time_is_limited_whatever_a_program_does_about_the_signal(first, backend):
+    start = time.monotonic()
+    with CodeGrader(replace(STRICT, wall_s=60), backends=[backend]) as grader:
+        program = f"import signal\n{first}\nwhile True: pass"
+        assert grader.grade_program(CodeTests("stdin", ("",), ("",)), program).status == "timeout"
+    assert time.monotonic() - start < 60
 
 
 def test_total_time_is_capped(backend):

@@ -39,13 +39,12 @@ def limit_resources(memory_bytes: int, cpu_s: int, file_bytes: int) -> None:
 
     Args:
         memory_bytes: of address space.
-        cpu_s: after that many seconds on a CPU comes SIGKILL.
+        cpu_s: after that many seconds on a CPU comes SIGXCPU, and a second later SIGKILL to those that outlive it.
         file_bytes: of one file.
     """
-    # The stack has none: contest programs ask for an unlimited one, and the address space bounds it anyway.
+    # The stack has no limit: contest programs ask for an unlimited one, and the address space bounds it anyway.
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CPU, cpu_s),
         (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_NOFILE, _MAX_FILES),
         (resource.RLIMIT_CORE, 0),
@@ -53,6 +52,7 @@ def limit_resources(memory_bytes: int, cpu_s: int, file_bytes: int) -> None:
         (_RLIMIT_SIGPENDING, _MAX_SIGNALS),
     ):
         resource.setrlimit(limit, (value, value))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
 
 
 def drop_privileges() -> None:
