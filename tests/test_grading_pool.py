@@ -68,7 +68,7 @@ def test_a_late_child_is_killed_and_the_next_request_gets_a_new_one(child):
     process, start = psutil.Process(c.pid), time.monotonic()
     with pytest.raises(ChildTimeout, match=r"0\.3 s"):
         c.ask(60, timeout_s=0.3)
-    assert time.monotonic() - start < 5 and not process.is_running()
+    assert time.monotonic() - start < 30 and not process.is_running()
     assert c.ask(0, timeout_s=10) is None
 
 

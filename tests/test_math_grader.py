@@ -60,7 +60,7 @@ def test_pairs_of_public_suites_are_graded_as_they_say(grader):
 def test_expensive_answers_get_their_verdict_in_time(row, grader):
     start = time.monotonic()
     grade = grader.grade_text(MathAnswer((row["gold"],)), row["answer"])
-    assert time.monotonic() - start < 6
+    assert time.monotonic() - start < 15
     assert grade.correct == row["expected"]
 
 
@@ -380,7 +380,7 @@ def test_statuses(completion, status, grader):
     grade = grader.grade(MathAnswer(("42",)), completion)
     assert grade.status == status
     assert grade.reward == grade.correct == (status == "ok")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
 
 
 def test_the_question_repeated_is_no_answer_unless_it_is_the_gold(grader):

@@ -145,8 +145,8 @@ def resident_bytes(pid: int) -> int:
 
 
 def idle_members(group: int, expected: int) -> int:
-    """The number of processes, after at most a second for those that are about to end."""
-    give_up = time.monotonic() + 1
+    """The number of processes, after at most five seconds for those that are about to end."""
+    give_up = time.monotonic() + 5
     while len(members(group)) > expected and time.monotonic() < give_up:
         time.sleep(0.02)
     return len(members(group))
@@ -168,7 +168,7 @@ def test_program_is_graded_as_expected_and_leaves_nothing_behind(name, backend, 
         start = time.monotonic()
         with Watch(group) as watch:
             grade = grader.grade_program(TESTS[facts["mode"]], program)
-        assert time.monotonic() - start < limits.wall_s * (len(TESTS["stdin"].inputs) if passes else 1) + 2
+        assert time.monotonic() - start < limits.wall_s * (len(TESTS["stdin"].inputs) if passes else 1) + 10
         assert grade.correct == passes, grade
         assert grade.status in (("ok",) if passes else ("wrong", "timeout"))
         # A child of the idle interpreter and its supervisor have what it has in their memory as well.
@@ -272,7 +272,7 @@ def test_attack_earns_nothing(name, strict):
     start = time.monotonic()
     grade = strict.grade_program(tests, ATTACKS[name])
     assert grade.status in ("wrong", "timeout")
-    assert time.monotonic() - start < STRICT.wall_s + 2
+    assert time.monotonic() - start < STRICT.wall_s + 10
     assert strict.grade_program(tests, SUM).correct
 
 

@@ -292,7 +292,7 @@ def test_hostile_answers_neither_raise_nor_hang_nor_pass(first_tasks):
         for answer in HOSTILE_ANSWERS + lists:
             start = perf_counter()
             grade = env.grade(task, f"<answer>{answer}</answer>")
-            assert perf_counter() - start < 5, (name, answer[:20])
+            assert perf_counter() - start < 20, (name, answer[:20])
             if answer != task.answer[1]["answer"]:
                 assert (grade.reward, grade.status in ("wrong", "guarded")) == (0.0, True), (name, answer[:20])
         assert task.answer == before, name
