@@ -26,7 +26,7 @@ from aspo_rllib.recipe import options, run
 ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS, SAVED_EVERY = 8, 4
 NAME = "signals"
-LONGEST_START_S = 300  # on a busy machine; a quiet one takes half a minute
+LONGEST_START_S = 600  # on a busy machine; a quiet one takes half a minute
 parser = options(
     "Sums.", name=NAME, model=TINY_MODEL, data="none", iterations=ITERATIONS, num_env_runners=1, num_learners=0
 )
@@ -132,7 +132,7 @@ def test_a_run_that_is_stopped_again_and_again_is_the_one_that_never_was(start, 
     script = start(undisturbed, "--iterations", "100")
     started = script.reach(ITERATIONS + 1)  # then the checkpoint of the one before is known
     os.killpg(script.pid, signal.SIGINT)  # as a terminal does
-    assert script.end(within_s=60) == preemption.INTERRUPTED, script.output
+    assert script.end(within_s=180) == preemption.INTERRUPTED, script.output
     assert left_of(started, within_s=10) == []
     (undisturbed_checkpoint,) = re.findall(r"was the last, 8 is saved in (\S+)", script.output)
     assert "with --resume" in script.output
@@ -142,7 +142,7 @@ def test_a_run_that_is_stopped_again_and_again_is_the_one_that_never_was(start, 
     kinds = " ".join(argument for process in started for argument in process.cmdline())
     assert all(kind in kinds for kind in ("gcs_server", "raylet", "ray::ASPO", "ray::VLLMEnvRunner", "envs.grading"))
     os.kill(script.pid, signal.SIGTERM)
-    assert script.end(within_s=120) == 0, script.output
+    assert script.end(within_s=240) == 0, script.output
     assert left_of(started, within_s=10) == []
     assert script.iterations == [1, 2, 3, 4, 5, 6]
     (saved,) = re.findall(r"iteration 6 was the last, 6 is saved in (\S+)", script.output)
