@@ -170,6 +170,30 @@ def test_work_is_shared_between_workers(pool):
     assert sum(answers) == 8 and min(answers) >= 2
 
 
+def test_a_caller_who_comes_by_seldom_finds_much_done(pool):
+    p = pool()
+    p.submit("first", 1, "1")
+    collect_all(p)  # now it is known how fast the worker is
+    for key in range(200):
+        p.submit(key, 1, "1")
+    visits = 0
+    while p.pending:
+        time.sleep(0.02)  # as long as an engine step
+        p.collect()
+        visits += 1
+    assert visits < 50  # 200 with one at a time
+
+
+def test_long_completions_do_not_pile_up_at_a_worker(pool):
+    p = pool()
+    p.submit("first", 1, "1")
+    collect_all(p)
+    for key in range(40):  # more than a socket holds, both ways
+        p.submit(key, 1, "1" * 20_000)
+    assert len(p._workers[0].queue) == 2
+    assert len(collect_all(p)) == 40
+
+
 def test_what_hangs_times_out_and_nothing_else_does(pool):
     p = pool("hangs", timeout_s=1.0)
     for key, index in enumerate([1, 3, 2, 3, 5]):
@@ -185,6 +209,17 @@ def test_a_completion_that_kills_its_worker_twice_is_ungraded_and_the_rest_are_g
     verdicts = collect_all(p)
     assert [key for key, graded in verdicts.items() if ungraded(graded)] == [1, 3]
     assert all(verdicts[key].info["grade_status"] == "wrong" for key in (0, 2, 4))
+
+
+def test_what_was_graded_before_a_worker_died_is_not_to_blame(pool):
+    p = pool("dies")
+    p.submit("first", 1, "1")
+    collect_all(p)
+    for key in range(50):
+        p.submit(key, 40 if key == 25 else 1, "1")
+        time.sleep(0.002)  # the answers to the first ones lie unread while the worker dies, and after that
+    assert all(item.attempt == 1 for item in (*p._waiting, *p._workers[0].queue))
+    assert [key for key, graded in collect_all(p).items() if ungraded(graded)] == [25]
 
 
 def test_a_worker_that_dies_once_costs_nothing(pool, tmp_path):

@@ -12,8 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -46,6 +48,10 @@ class Child:
         args: Picklable; so are requests and answers.
         max_answers: Answers after which the process is worn out.
         max_growth_bytes: Memory that it may gain over what it had after its first answer before it is worn out.
+
+    Attributes:
+        ready: Whether the process has called the factory.
+        last_answer_s: How long it worked on its last answer; on its start, if there is none.
     """
 
     def __init__(self, factory: str, *args: Any, max_answers: int | None = None, max_growth_bytes: int | None = None):
@@ -108,7 +114,8 @@ class Child:
     def submit(self, request: Any, timeout_s: float) -> None:
         """Send a request to the running process and do not wait; several may be under way, answered in order.
 
-        `connection` becomes readable when there is an answer, or an end.
+        `connection` becomes readable when there is an answer, or an end. A process that has ended says so by `receive`,
+        which first returns what was answered before.
         """
         self._send((request, timeout_s))
 
@@ -145,24 +152,19 @@ class Child:
             self.ready = False
 
     def _send(self, message: Any) -> None:
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
-        except (BrokenPipeError, ConnectionResetError):
-            raise self._death() from None
 
     def _receive(self) -> Any:
         try:
-            failed, answer, self._last_bytes = self.connection.recv()
+            failed, answer, self._last_bytes, self.last_answer_s = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            raise self._death() from None
+            code = self._process.wait()
+            self.close()
+            raise ChildDied(f"the process of {self._factory} ended with exit code {code}") from None
         if failed:
             raise ChildError(answer)
         return answer
-
-    def _death(self) -> ChildDied:
-        code = self._process.wait()
-        self.close()
-        return ChildDied(f"the process of {self._factory} ended with exit code {code}")
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy in another process starts a child of its own.
@@ -184,6 +186,7 @@ def serve(fd: int) -> None:
     try:
         while True:
             request = connection.recv()
+            start = time.monotonic()
             try:
                 if handler is None:
                     handler, answer = _make_handler(*request), None
@@ -192,7 +195,7 @@ def serve(fd: int) -> None:
                 failed = False
             except Exception:
                 failed, answer = True, traceback.format_exc()
-            connection.send((failed, answer, memory().rss))
+            connection.send((failed, answer, memory().rss, time.monotonic() - start))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone
 

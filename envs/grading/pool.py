@@ -15,7 +15,11 @@ import gymnasium as gym
 from envs.grading.child import Child, ChildDied, ChildError
 
 # One completion is graded, the next one waits at the worker: it never idles for the time of a message.
-_QUEUE_PER_WORKER = 2
+_MIN_QUEUE = 2
+# The caller may come by once in an engine step only: meanwhile a worker has work for this long, and no longer, as others
+# may be idle by then. In characters less than the socket holds: whoever sends must not wait for who waits to send.
+_QUEUE_S = 0.05
+_QUEUE_CHARS = 1 << 15
 _MAX_ATTEMPTS = 2
 _MAX_ANSWERS = 20_000
 _MAX_GROWTH_BYTES = 1 << 30
@@ -66,6 +70,16 @@ class _Worker:
     queue: deque[_Item] = field(default_factory=deque)
     deadline: float = 0.0  # of the first in the queue
     failed_starts: int = 0
+
+    def takes(self, item: _Item) -> bool:
+        """Whether it should get one more now."""
+        if not self.child.ready or self.child.worn_out:
+            return False
+        if len(self.queue) < _MIN_QUEUE:
+            return True
+        seconds = (len(self.queue) + 1) * self.child.last_answer_s
+        characters = len(item.completion) + sum(len(queued.completion) for queued in self.queue)
+        return seconds < _QUEUE_S and characters < _QUEUE_CHARS
 
 
 class GradingPool:
@@ -166,35 +180,32 @@ class GradingPool:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        for _ in range(_QUEUE_PER_WORKER):
-            for worker in self._workers:
-                if not self._waiting:
-                    return
-                if worker.child.ready and not worker.child.worn_out and len(worker.queue) < _QUEUE_PER_WORKER:
-                    self._send(worker, self._waiting.popleft())
+        while self._waiting:
+            takers = [worker for worker in self._workers if worker.takes(self._waiting[0])]
+            if not takers:
+                return
+            self._send(min(takers, key=lambda worker: len(worker.queue)), self._waiting.popleft())
 
     def _send(self, worker: _Worker, item: _Item) -> None:
         if not worker.queue:
             worker.deadline = time.monotonic() + self._timeout_s
         worker.queue.append(item)
-        try:
-            worker.child.submit((item.index, item.completion), self._timeout_s)
-        except ChildDied:
-            self._bury(worker)
+        worker.child.submit((item.index, item.completion), self._timeout_s)
 
     def _read(self, worker: _Worker) -> None:
         if not worker.child.ready:
             self._finish_start(worker)
             return
-        try:
-            graded = worker.child.receive()
-        except ChildDied:
-            self._bury(worker)
-            return
-        except ChildError as error:
-            worker.queue.popleft()
-            raise RuntimeError(f"the env failed in a grading worker:\n{error}") from None
-        self._done.append((worker.queue.popleft().key, graded))
+        while worker.child.connection.poll():
+            try:
+                graded = worker.child.receive()
+            except ChildDied:
+                self._bury(worker)
+                return
+            except ChildError as error:
+                worker.queue.popleft()
+                raise RuntimeError(f"the env failed in a grading worker:\n{error}") from None
+            self._done.append((worker.queue.popleft().key, graded))
         worker.deadline = time.monotonic() + self._timeout_s
         if worker.child.worn_out and not worker.queue:
             self._replace(worker)
