@@ -16,8 +16,8 @@ from envs.grading.child import Child, ChildDied, ChildError
 
 # One completion is graded, the next one waits at the worker: it never idles for the time of a message.
 _MIN_QUEUE = 2
-# The caller may come by once in an engine step only: meanwhile a worker has work for this long, and no longer, as others
-# may be idle by then. In characters less than the socket holds: whoever sends must not wait for who waits to send.
+# The caller may come by once in an engine step only: meanwhile a worker has work for this long, and no longer, as
+# others may be idle by then. In characters less than a socket holds: who sends must not wait for one who does, too.
 _QUEUE_S = 0.05
 _QUEUE_CHARS = 1 << 15
 _MAX_ATTEMPTS = 2
