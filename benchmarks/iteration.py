@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -45,7 +46,7 @@ def never_stop(runner) -> None:
     runner.stop_token_ids.clear()
 
 
-def bare_generate(runner, prompts: list[list[int]], group_size: int, max_tokens: int) -> float:
+def bare_generate(prompts: list[list[int]], group_size: int, max_tokens: int, runner) -> float:
     """Seconds that vLLM alone takes for these prompts, asked as its documentation says."""
     from vllm import SamplingParams
 
@@ -60,9 +61,7 @@ def bare_generate(runner, prompts: list[list[int]], group_size: int, max_tokens:
 
 
 def sample_seconds(tasks: list[tuple[int, int]], config: ASPOConfig, runner) -> float:
-    seconds = seconds_of(lambda: runner.sample(tasks=tasks, config=config))
-    runner.engine._forget_prefixes()
-    return seconds
+    return seconds_of(lambda: runner.sample(tasks=tasks, config=config))
 
 
 def on_runner(algo: Algorithm, func):
@@ -88,10 +87,17 @@ def one_round(algo: Algorithm, round_number: int) -> dict[str, float]:
     size, tokens = config.group_size, config.max_completion_tokens
     tasks = [(10**6 * (round_number + 1) + g.position, g.index) for g in groups]  # other seeds than training's
     seeded = config.copy(copy_frozen=False).sampling(seed_completions=True)
-    for name, settings in {"runner": config, "runner, seeded": seeded}.items():
-        seconds[name] = on_runner(algo, partial(sample_seconds, tasks, settings))
-    seconds["generate"] = on_runner(algo, lambda runner: bare_generate(runner, prompts, size, tokens))
-    on_runner(algo, lambda runner: runner.engine._forget_prefixes())
+    ways = deque(
+        {
+            "runner": partial(sample_seconds, tasks, config),
+            "runner, seeded": partial(sample_seconds, tasks, seeded),
+            "generate": partial(bare_generate, prompts, size, tokens),
+        }.items()
+    )
+    ways.rotate(round_number)  # the first one finds a process that has idled
+    for name, way in ways:
+        seconds[name] = on_runner(algo, way)
+        on_runner(algo, lambda runner: runner.engine._forget_prefixes())
     return seconds
 
 
@@ -164,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64, help="of each completion")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=6)
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
