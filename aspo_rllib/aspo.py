@@ -25,11 +25,11 @@ from aspo_rllib.advantages import group_advantages, informative_groups, overlong
 from aspo_rllib.base_algorithm import TextAlgorithm
 from aspo_rllib.batching import COSTS, UNITS, build_train_batches
 from aspo_rllib.config import ASPOConfig, GRPOConfig
-from aspo_rllib.env_runner import load_tokenizer
 from aspo_rllib.evaluation_sets import open_sets, prompts_of
 from aspo_rllib.learner_group import ASPOLearnerGroup
 from aspo_rllib.metrics import merge_updates, rollout_metrics, staleness_metrics
 from aspo_rllib.placement import engine_sleeps
+from aspo_rllib.prompts import load_tokenizer
 from aspo_rllib.rollback import NumbersGuard
 from aspo_rllib.rollout_queue import RolloutQueue
 from aspo_rllib.runner_pool import RunnerPool

@@ -21,16 +21,16 @@ from ray.rllib.env.utils import _gym_env_creator
 from ray.rllib.utils import force_list
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from aspo_rllib import placement, weight_sync
-from aspo_rllib.engine import Completion, Engine, VLLMEngine
+from aspo_rllib.engine import Completion, Engine
 from aspo_rllib.env_creators import EnvCreator, env_creator_of
 from aspo_rllib.evaluation_sets import set_configs
 from aspo_rllib.group_sampler import GroupRequest, GroupSampler
-from aspo_rllib.prompts import Prompt, PromptEncoder
+from aspo_rllib.prompts import Prompt, PromptEncoder, load_tokenizer
 from aspo_rllib.stepping_thread import SteppingThread
 from aspo_rllib.types import RolloutGroup
+from aspo_rllib.vllm_engine import VLLMEngine
 from aspo_rllib.watchdog import watch
 from envs.grading.pool import GradingPool, WorkerContext
 
@@ -303,26 +303,3 @@ def _maker_of_copies(creator: EnvCreator, context: EnvContext) -> Callable[[], g
         env = creator.keywords["env_descriptor"]
         return partial(gym.make, env, **context) if isinstance(env, str) else partial(env, light)
     return partial(creator, light)
-
-
-def load_tokenizer(config: ASPOConfig) -> tuple[PreTrainedTokenizerBase, list[int]]:
-    """The model's tokenizer, with the config's chat template if it has one, and the token ids that end a completion.
-
-    Raises ValueError if there is no chat template or no end token.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(config.llm_model, trust_remote_code=config.trust_remote_code)
-    if config.chat_template is not None:
-        tokenizer.chat_template = config.chat_template
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            f"chat_template=None and the tokenizer of llm_model={config.llm_model!r} has none of its own; "
-            "set .llm(chat_template=...), for example \"{{ messages[-1]['content'] }}\" for the bare prompt."
-        )
-    try:
-        generation = GenerationConfig.from_pretrained(config.base_model)
-    except OSError:  # the folder has no generation_config.json
-        generation = GenerationConfig()
-    stop = {tokenizer.eos_token_id, *np.atleast_1d(generation.eos_token_id or [])} - {None}
-    if not stop:
-        raise ValueError(f"llm_model={config.llm_model!r}: neither tokenizer nor generation_config has an eos token.")
-    return tokenizer, sorted(int(i) for i in stop)

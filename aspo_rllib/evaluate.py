@@ -29,8 +29,9 @@ from tqdm import tqdm
 from aspo_rllib import preflight
 from aspo_rllib.config import ASPOConfig
 from aspo_rllib.env_creators import env_creator_of
-from aspo_rllib.env_runner import VLLMEnvRunner, load_tokenizer
+from aspo_rllib.env_runner import VLLMEnvRunner
 from aspo_rllib.evaluation_sets import EvaluationSet, prompts_of
+from aspo_rllib.prompts import load_tokenizer
 from aspo_rllib.samples import COLUMNS, completion_rows, write_table
 from aspo_rllib.scores import scores
 from aspo_rllib.types import RolloutGroup

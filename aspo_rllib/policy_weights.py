@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from aspo_rllib import weight_sync
-from aspo_rllib.engine import prepare_vllm
 from aspo_rllib.lora import adapter_weights, load_adapters
 from aspo_rllib.model import Policy, stream_weights
 from aspo_rllib.placement import weight_transport
 from aspo_rllib.sharding import awaits_weights
+from aspo_rllib.vllm_engine import prepare_vllm
 from aspo_rllib.watchdog import patience_s
 from aspo_rllib.weight_sync import WeightsHandle
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BatchEncoding, GenerationConfig, PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
     from aspo_rllib.config import ASPOConfig
@@ -91,3 +91,26 @@ def check_prompts(prompts: PromptEncoder, config: ASPOConfig) -> None:
             "some of them more than once, in groups of their own. Lower batch_prompts, or bring more tasks.",
             stacklevel=3,
         )
+
+
+def load_tokenizer(config: ASPOConfig) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """The model's tokenizer, with the config's chat template if it has one, and the token ids that end a completion.
+
+    Raises ValueError if there is no chat template or no end token.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(config.llm_model, trust_remote_code=config.trust_remote_code)
+    if config.chat_template is not None:
+        tokenizer.chat_template = config.chat_template
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"chat_template=None and the tokenizer of llm_model={config.llm_model!r} has none of its own; "
+            "set .llm(chat_template=...), for example \"{{ messages[-1]['content'] }}\" for the bare prompt."
+        )
+    try:
+        generation = GenerationConfig.from_pretrained(config.base_model)
+    except OSError:  # the folder has no generation_config.json
+        generation = GenerationConfig()
+    stop = {tokenizer.eos_token_id, *np.atleast_1d(generation.eos_token_id or [])} - {None}
+    if not stop:
+        raise ValueError(f"llm_model={config.llm_model!r}: neither tokenizer nor generation_config has an eos token.")
+    return tokenizer, sorted(int(i) for i in stop)

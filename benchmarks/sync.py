@@ -22,7 +22,7 @@ from timing import timed
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from aspo_rllib import TINY_MODEL, ASPOConfig, weight_sync
-from aspo_rllib.engine import VLLMEngine
+from aspo_rllib.vllm_engine import VLLMEngine
 from envs.text_env import TextSpace
 
 

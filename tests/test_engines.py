@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, MistralConfig, Qwen3Config
 
 from aspo_rllib import TINY_MODEL, hf_engine
-from aspo_rllib.engine import VLLMEngine
 from aspo_rllib.hf_engine import TransformersEngine
 from aspo_rllib.lora import adapter_weights
 from aspo_rllib.model import full_weights, load_policy
+from aspo_rllib.vllm_engine import VLLMEngine
 
 # Of one token, of several, with a common prefix, and longer than the 128 tokens of a vLLM block.
 PROMPTS = [

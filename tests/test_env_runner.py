@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aspo_rllib import TINY_MODEL
-from aspo_rllib.env_runner import VLLMEnvRunner, load_tokenizer
+from aspo_rllib.env_runner import VLLMEnvRunner
+from aspo_rllib.prompts import load_tokenizer
 from aspo_rllib.task_order import TaskOrder
 from envs.arithmetic import ArithmeticEnv
 

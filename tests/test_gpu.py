@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from aspo_rllib import TINY_MODEL
-from aspo_rllib.engine import VLLMEngine
 from aspo_rllib.model import full_weights, load_policy
+from aspo_rllib.vllm_engine import VLLMEngine
 
 pytestmark = [
     pytest.mark.gpu,

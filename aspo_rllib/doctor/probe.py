@@ -9,10 +9,12 @@ from aspo_rllib import preflight, weight_sync
 from aspo_rllib.config import ASPOConfig
 from aspo_rllib.doctor.finding import Finding
 from aspo_rllib.doctor.imports import VLLM, import_error, remedy
-from aspo_rllib.engine import Completion, VLLMEngine
-from aspo_rllib.env_runner import CPU_KV_CACHE_BYTES, load_tokenizer
+from aspo_rllib.engine import Completion
+from aspo_rllib.env_runner import CPU_KV_CACHE_BYTES
 from aspo_rllib.model import Policy, full_weights, load_policy
 from aspo_rllib.packing import LAYOUTS
+from aspo_rllib.prompts import load_tokenizer
+from aspo_rllib.vllm_engine import VLLMEngine
 
 PROBE_PROMPTS, PROBE_TOKENS = 4, 8
 
