@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,6 +24,7 @@ import psutil
 
 START_LIMIT_S = 120.0
 _ALARM_MARGIN_S = 5.0
+_SOCKET_BYTES = 1 << 18  # some systems give 8 KB unless asked
 
 
 class ChildTimeout(Exception):
@@ -100,6 +102,8 @@ class Child:
         if self._process is not None:
             return
         ours, theirs = socket.socketpair()
+        for end, option in product((ours, theirs), (socket.SO_SNDBUF, socket.SO_RCVBUF)):
+            end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", f"from envs.grading.child import serve; serve({theirs.fileno()})"],

@@ -17,9 +17,11 @@ from envs.grading.child import Child, ChildDied, ChildError
 # One completion is graded, the next one waits at the worker: it never idles for the time of a message.
 _MIN_QUEUE = 2
 # The caller may come by once in an engine step only: meanwhile a worker has work for this long, and no longer, as
-# others may be idle by then. In characters less than a socket holds: who sends must not wait for one who does, too.
+# others may be idle by then. It all fits into the socket, where a message costs some 2 KB: a caller who had to wait for
+# room could not read, and the worker, with answers that nobody reads, would not make any.
 _QUEUE_S = 0.05
-_QUEUE_CHARS = 1 << 15
+_MAX_QUEUE = 32
+_QUEUE_CHARS = 1 << 14
 _MAX_ATTEMPTS = 2
 _MAX_ANSWERS = 20_000
 _MAX_GROWTH_BYTES = 1 << 30
@@ -79,7 +81,7 @@ class _Worker:
             return True
         seconds = (len(self.queue) + 1) * self.child.last_answer_s
         characters = len(item.completion) + sum(len(queued.completion) for queued in self.queue)
-        return seconds < _QUEUE_S and characters < _QUEUE_CHARS
+        return seconds < _QUEUE_S and len(self.queue) < _MAX_QUEUE and characters < _QUEUE_CHARS
 
 
 class GradingPool:
