@@ -167,7 +167,8 @@ def a_rollback_wakes_the_engine_with_the_old_weights(algo, folder):
     assert algo.train()["health"]["rollbacks"] == 0  # by which the checkpoint has proved good
     algo.learner_group.on_all(poison)
     result = algo.train()
-    assert result["health"]["rollbacks"] == 1 and np.isnan(result["entropy"]["mean"])
+    # Not the entropy: attention on some CPUs turns broken queries into numbers.
+    assert result["health"]["rollbacks"] == 1 and np.isnan(result["optim"]["grad_norm"])
     assert result["sync"]["max_abs_dlogp"] < 1e-4 and result["sync"]["weights_version"] == 2
     assert not algo.runners.asleep
 
