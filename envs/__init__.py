@@ -5,8 +5,8 @@ Importing this package registers every family, so either line is enough:
     import envs; gymnasium.make("aspo/Arithmetic-v0", digits=2)
     gymnasium.make("envs:aspo/Arithmetic-v0", digits=2)
 
-The second form needs no import by the caller, so it also works in a process that was sent nothing but the id.
-(Gymnasium 1.0 removed the entry points that older versions looked up on their own.)
+The second form needs no import by the caller, so it also works in a process that knows only the id. (Gymnasium 1.0
+removed the plugin entry points of older versions.)
 """
 
 import gymnasium
@@ -15,6 +15,7 @@ _ENTRY_POINTS = {
     "aspo/Arithmetic-v0": "envs.arithmetic:ArithmeticEnv",
     "aspo/Code-v0": "envs.code:CodeEnv",
     "aspo/Math-v0": "envs.math:MathEnv",
+    "aspo/Mix-v0": "envs.mixture:MixEnv",
     "aspo/Reasoning-v0": "envs.reasoning:ReasoningEnv",
 }
 

@@ -1,4 +1,4 @@
-"""Integer arithmetic in a handful of tokens: a task that a tiny model learns on a CPU."""
+"""Integer arithmetic with prompts of a few tokens: a task that a tiny model learns on a CPU."""
 
 import math
 import re
@@ -17,16 +17,16 @@ _INTEGER = re.compile(r"-?[0-9]+")
 
 
 class ArithmeticEnv(SingleTurnTextEnv):
-    """Sums, differences or products of two integers: "123+456=" is asked, "579" is right.
+    """Sums, differences or products of two integers: the prompt is "123+456=", and "579" is right.
 
     Every unordered pair of operands gives one task, in one of its two orders. A fixed permutation of the
-    pairs, the same for every seed, sends the last tenth to the test split: no test pair is ever asked in
-    training, not even with its operands exchanged. `seed` orders the tasks of a split, `num_tasks` keeps the
+    pairs, the same for every seed, puts the last tenth into the test split: no test pair is used in
+    training, not even with its operands exchanged. `seed` orders the tasks of a split, and `num_tasks` keeps the
     first ones.
 
     Grading is strict: the completion, stripped of blanks, must be the integer in ASCII digits with
-    nothing before or after it, no leading zeros, no "+", and "-" only for negative values. A text that is no
-    integer at all counts as "no_answer", any other integer as "wrong".
+    nothing before or after it, no leading zeros, no "+", and "-" only for negative values. A text that is not an
+    integer has the status "no_answer", any other integer the status "wrong".
 
     Args:
         operation: "+", "-" or "*".
@@ -71,14 +71,14 @@ class ArithmeticEnv(SingleTurnTextEnv):
         return self.num_tasks
 
     def task(self, index: int) -> Task:
-        """Return task `index`; nothing is stored, so the number of tasks costs no memory."""
+        """Return task `index`. It is computed from the index, so the tasks take no memory."""
         place = self._split_start + _permuted(index, self._split_size, f"order {self.seed}")
         left, right = self._operands(_permuted(place, self._num_pairs, _SPLIT_KEY))
         value = {"+": left + right, "-": left - right, "*": left * right}[self.operation]
         return Task(f"{left}{self.operation}{right}=", str(value), f"arithmetic/{self.operation}{self.digits}")
 
     def grade(self, task: Task, completion: str) -> Grade:
-        """Compare notations, not values: int() also reads other scripts' digits and rejects 4301 digits."""
+        """Compare the notation, not the value: int() also accepts digits of other scripts, and rejects 4301 digits."""
         text = completion.strip(" \t\r\n")
         if not _INTEGER.fullmatch(text):
             return Grade(reward=0.0, correct=False, extracted=None, status="no_answer")
@@ -94,10 +94,10 @@ class ArithmeticEnv(SingleTurnTextEnv):
 
 
 def _permuted(index: int, size: int, key: str) -> int:
-    """Return where a keyed permutation of range(size) sends `index`.
+    """Return the image of `index` under a keyed permutation of range(size).
 
-    A Feistel network permutes the next power of four; results that fall outside range(size) are sent through
-    it again until they land inside, which keeps it a permutation.
+    A Feistel network permutes the numbers below the next power of four. A result outside of range(size) is permuted
+    again until it is inside, so the whole map is a permutation.
     """
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     mask = (1 << half_bits) - 1

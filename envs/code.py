@@ -1,4 +1,4 @@
-"""Programming problems of any data set, with tests."""
+"""Programming problems with tests, from any data set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from envs.table_env import TableEnv
 
 
 class CodeEnv(TableEnv):
-    """Asks for Python programs and runs the last fenced block of the completion against the tests, in a sandbox.
+    """Tasks that ask for a Python program: the tests run the last fenced block of the completion in a sandbox.
 
         CodeEnv("problems.jsonl")
         CodeEnv("evalplus/humanevalplus", split="test", limits=Limits(memory_mb=512))
@@ -19,12 +19,12 @@ class CodeEnv(TableEnv):
             layout that `envs.layouts` knows. Rows whose answer is a formula or a number are left out.
         limits: what a program may use.
         packages: importable packages that programs may use, besides the standard library.
-        system_prompt: replaces the class's, which asks for the fenced block; "" for none.
+        system_prompt: replaces the default, which asks for the fenced block; "" means none.
         data_options: `split`, `columns`, `limit` and the other arguments of `envs.data.open_tasks`.
 
     Raises:
         ValueError: without `data`, for an argument outside its range, and for data that cannot be read.
-        RuntimeError: when nothing on this machine can confine programs. Nothing is ever run unprotected.
+        RuntimeError: when no sandbox works on this machine. A program never runs without a sandbox.
     """
 
     system_prompt = (

@@ -1,14 +1,15 @@
-"""Math problems of any data set, with answers that a computer can compare."""
+"""Math problems from any data set, with answers that can be compared automatically."""
 
 from typing import Any
 
 from envs.grading.answers import MathAnswer
 from envs.grading.math.grader import MathGrader
 from envs.table_env import TableEnv
+from envs.text_env import Grade, Task
 
 
 class MathEnv(TableEnv):
-    r"""Asks math problems; the last \boxed{...} of the completion is compared with the gold answer.
+    r"""Math problems: the last \boxed{...} of the completion is compared with the gold answer.
 
         MathEnv("problems.jsonl")
         MathEnv("openai/gsm8k:main", split="test", limit=200)
@@ -17,8 +18,9 @@ class MathEnv(TableEnv):
     Args:
         data: a file, a list of files, a data set of the Hugging Face hub or a `datasets.Dataset`, with rows in any
             layout that `envs.layouts` knows. Rows whose answer is a program's tests are left out.
-        timeout_s: seconds for one comparison, above 0.
-        system_prompt: replaces the class's, which asks for the box; "" for none.
+        decimals: with "rounded", a decimal of at least four significant digits is right for an exact gold that rounds
+            to it, as 1.414 for \sqrt{2}. With "exact", it must be equal.
+        system_prompt: replaces the default, which asks for the box; "" means none.
         data_options: `split`, `columns`, `limit` and the other arguments of `envs.data.open_tasks`.
 
     Raises:
@@ -28,6 +30,10 @@ class MathEnv(TableEnv):
     system_prompt = r"Solve the problem step by step, and put the final answer, and nothing else, in \boxed{}."
 
     def __init__(
-        self, data: Any = None, *, timeout_s: float = 5.0, system_prompt: str | None = None, **data_options: Any
+        self, data: Any = None, *, decimals: str = "rounded", system_prompt: str | None = None, **data_options: Any
     ):
-        super().__init__(data, MathAnswer, MathGrader(timeout_s), system_prompt, data_options)
+        super().__init__(data, MathAnswer, MathGrader(decimals), system_prompt, data_options)
+
+    def grade(self, task: Task, completion: str) -> Grade:
+        """Compare the completion with the gold. If the question mentions percent, both 5 and 5% are right for 5."""
+        return self._grader.grade(task.answer, self.answer_prefix + completion, task.prompt)

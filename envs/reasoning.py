@@ -1,4 +1,4 @@
-"""Puzzles that are generated and scored by reasoning-gym: logic, grids, words, arithmetic, graphs, games."""
+"""Puzzles that reasoning-gym generates and scores: logic, grids, words, arithmetic, graphs, games."""
 
 import copy
 import random
@@ -41,10 +41,10 @@ LEFT_OUT = {
     "word_ladder": _NOT_REPEATABLE,
     "game_of_life_halting": "its answers are wrong",
     "coin_flip": 'any beginning of the right answer scores 1, "0" among them',
-    "composite": "it is a mixture of its own: give this env the names of several sets",
+    "composite": "it is itself a mixture: give this env the names of several sets",
 }
 
-# Answers with which a scorer takes very long, or which it takes for right whatever the task.
+# Answers for which a scorer takes very long, or which it accepts for every task.
 _NOT_A_NUMBER = re.compile("nan", re.IGNORECASE)
 _UNFIT = {
     "complex_arithmetic": _NOT_A_NUMBER,
@@ -62,25 +62,25 @@ _MAX_CACHED = 256
 class ReasoningEnv(SingleTurnTextEnv):
     """Tasks of one reasoning-gym set, or of a weighted mixture of several.
 
-    The answer is what stands between the last <answer> and </answer> after the thought. The set's own scorer
-    judges it, and only its full score counts: the reward is 1 or 0, partial scores included in the 0.
+    The answer is the text between the last <answer> and </answer> after the thought. The set's own scorer scores it.
+    The reward is 1 for the full score, and 0 for every other score.
 
-    `split` and `seed` choose which random seeds the tasks are made from. The seeds of the two splits are disjoint;
-    a set with few different puzzles may still ask the same one in both. Most sets make a task in
-    milliseconds, a few in half a second; the last 256 are kept.
+    `split` and `seed` choose the random seeds of the tasks. The seeds of the two splits are disjoint, but a set with
+    few different puzzles may have the same one in both. Most sets generate a task in milliseconds, a few in half a
+    second. The last 256 tasks are cached.
 
     Args:
-        tasks: the name of a set, a list of names with equal weights, or a mapping from names to weights. In place
-            of a weight, {"weight": 2.0, "config": {...}} also sets options of the set; both keys may be left out.
+        tasks: the name of a set, a list of names with equal weights, or a mapping from names to weights. Instead
+            of a weight, {"weight": 2.0, "config": {...}} also sets options of the set; both keys are optional.
         num_tasks: number of tasks, at least 1.
         split: "train" or "test".
         seed: a non-negative integer.
-        system_prompt: replaces the class's; "" for none.
+        system_prompt: replaces the default; "" means none.
 
     Raises:
-        ValueError: for an argument outside its range, a set that reasoning-gym does not have, one that is left
-            out (with the reason), and for a config that the set refuses.
-        ImportError: without reasoning-gym 0.1.25. Other versions may execute what the model wrote.
+        ValueError: for an argument outside its range, for a set that reasoning-gym does not have or that is left out
+            here (with the reason), and for a config that the set refuses.
+        ImportError: without reasoning-gym 0.1.25. Other versions may execute the text of the model.
     """
 
     system_prompt = (
@@ -126,7 +126,7 @@ class ReasoningEnv(SingleTurnTextEnv):
         return self._tasks[index]
 
     def grade(self, task: Task, completion: str) -> Grade:
-        """Ask the set's scorer. A scorer that raises was given an answer that it cannot read: a wrong one."""
+        """Grade by the set's scorer. If the scorer raises, it cannot read the answer, which is then wrong."""
         name, entry = task.answer
         answer = _tagged_answer(completion)
         if answer is None:
@@ -137,7 +137,7 @@ class ReasoningEnv(SingleTurnTextEnv):
             score = self._set(name).score_answer(answer, copy.deepcopy(entry))  # some scorers write into the entry
         except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError):
             score = 0.0
-        correct = score == 1.0  # above 1 is a scorer's slip, and 0.999 is a time that is off by a minute
+        correct = score == 1.0  # above 1 the scorer is wrong; 0.999 is a time that is wrong by a minute
         return Grade(float(correct), correct, answer, "ok" if correct else "wrong")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _tagged_answer(completion: str) -> str | None:
 
 @contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
-    """Some sets draw from, or seed, the generators of the whole process."""
+    """Restore the global generators of the process afterwards, because some sets draw from them or seed them."""
     states = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -1,24 +1,30 @@
-"""An env over a table of tasks: what the math and the code family have in common."""
+"""An env over a table of tasks: the common base of the math and the code family."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from envs.data import open_tasks
+from envs.data.report import LoadReport
 from envs.grading.answers import Answer
+from envs.prompt_style import PromptStyle
 from envs.text_env import Grade, SingleTurnTextEnv, Task
 
 
 class TableEnv(SingleTurnTextEnv):
-    """Asks the tasks of a data set; a grader of the family judges the completions.
+    """The tasks of a data set, and a grader for the completions.
 
     Args:
         data: what to open, as `envs.data.open_tasks` takes it.
         answer_type: `MathAnswer` or `CodeTests`.
         grader: has `grade(answer, completion)` and `close()`, and can be pickled.
-        system_prompt: replaces the class's; "" for none.
-        data_options: the other arguments of `open_tasks`.
+        system_prompt: replaces the default and the system messages of the rows; "" means none. With None, rows without
+            a system message get the default.
+        data_options: the fields of `PromptStyle`, and the other arguments of `open_tasks`.
 
     Raises:
-        ValueError: without `data`, and for what `open_tasks` refuses.
+        ValueError: without `data`, and for data that `open_tasks` refuses.
     """
 
     def __init__(
@@ -32,6 +38,10 @@ class TableEnv(SingleTurnTextEnv):
             )
         if system_prompt is not None:
             self.system_prompt = system_prompt or None
+        self._keeps_system = system_prompt is None
+        data_options = dict(data_options)
+        self.style = PromptStyle.taken_from(data_options)
+        self.answer_prefix = self.style.answer_prefix
         self.tasks = open_tasks(data, answer_type=answer_type, **data_options)
         self._grader = grader
 
@@ -39,12 +49,23 @@ class TableEnv(SingleTurnTextEnv):
         return len(self.tasks)
 
     def task(self, index: int) -> Task:
-        """Return the task in this row of the table."""
-        return self.tasks[index]
+        """Return the task in this row of the table, in the prompt style of the env."""
+        task = self.tasks[index]
+        if not self._keeps_system:
+            task = replace(task, history=tuple(m for m in task.history if m["role"] not in ("system", "developer")))
+        return self.style.applied(task)
+
+    def load_reports(self) -> dict[str, LoadReport]:
+        """The load reports by the name of the set; the name is "" if there is only one set."""
+        return {"": self.tasks.report}
+
+    def questions(self) -> np.ndarray:
+        """The int64 hashes of the questions of all tasks. They show which questions two envs share."""
+        return self.tasks.questions()
 
     def grade(self, task: Task, completion: str) -> Grade:
-        """Let the grader compare the completion with the task's answer."""
-        return self._grader.grade(task.answer, completion)
+        """Compare the completion with the task's answer."""
+        return self._grader.grade(task.answer, self.answer_prefix + completion)
 
     def close(self) -> None:
         """End the grader's processes."""

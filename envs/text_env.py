@@ -1,4 +1,4 @@
-"""Single-turn text environments: the observation is a prompt, the action a completion, then it is over."""
+"""Single-turn text environments: the observation is a prompt, the action is a completion, and then the episode ends."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -19,15 +19,15 @@ _MAX_SAMPLE_LENGTH = 32
 class TextSpace(gym.spaces.Text):
     """Every `str`, of any length and alphabet.
 
-    `gymnasium.spaces.Text` demands a finite alphabet, and prompts or completions hold LaTeX, newlines and any
-    other unicode. `sample()` draws at most 32 printable ASCII characters, so random actions stay readable.
+    `gymnasium.spaces.Text` demands a finite alphabet, but prompts and completions contain LaTeX, newlines and any
+    other Unicode. `sample()` draws at most 32 printable ASCII characters, so random actions are readable.
     """
 
     def __init__(self, seed: int | np.random.Generator | None = None):
         super().__init__(max_length=sys.maxsize, min_length=0, charset=_PRINTABLE_ASCII, seed=seed)
 
     def sample(self, mask: tuple | None = None, probability: tuple | None = None) -> str:
-        """Draw a short printable string; `mask` and `probability` mean what they do in the parent class."""
+        """Draw a short printable string; `mask` and `probability` have the same meaning as in the parent class."""
         if mask is None and probability is None:
             mask = (int(self.np_random.integers(_MAX_SAMPLE_LENGTH + 1)), None)
         return super().sample(mask, probability)
@@ -38,7 +38,7 @@ class TextSpace(gym.spaces.Text):
 
     @property
     def is_np_flattenable(self) -> bool:
-        """False: there is no fixed-size array that holds every string."""
+        """False: no array of fixed size can represent every string."""
         return False
 
     def __repr__(self) -> str:
@@ -53,30 +53,32 @@ class Task:
     """One problem.
 
     Attributes:
-        prompt: what the model is asked, without any chat template.
-        answer: what `grade` compares with: the gold text, a list of test cases, ...; it never leaves the env.
-        data_source: where the problem comes from; metrics and evaluation are grouped by it.
-        history: chat messages that come before the prompt, {"role": ..., "content": ...} each: a system message of
-            its own (which then replaces the env's), worked examples.
+        prompt: the question to the model, without any chat template.
+        answer: the value that `grade` compares with: the gold text, a list of test cases, ... It never leaves the env.
+        data_source: the origin of the problem. Metrics and evaluation are grouped by it.
+        history: chat messages before the prompt, each one {"role": ..., "content": ...}: a system message (which
+            replaces the one of the env) and worked examples.
+        templated: whether the prompt already contains the tokens of a chat template and must not get a second one.
     """
 
     prompt: str
     answer: Any
     data_source: str
     history: tuple[dict[str, str], ...] = ()
+    templated: bool = False
 
 
 @dataclass(frozen=True)
 class Grade:
-    """The verdict on one completion.
+    """The grade of one completion.
 
     Attributes:
-        reward: what training sees, before any shaping.
-        correct: what accuracy counts.
-        extracted: the answer found in the completion; None when there was none.
+        reward: the reward for training, before any shaping.
+        correct: whether accuracy counts the completion.
+        extracted: the answer that was found in the completion; None if there was none.
         status: "ok" (correct), "wrong", "no_answer" (nothing to compare), "timeout" (of the grader),
             "guarded" (refused before grading, as unsafe or too large) or "sandbox_error" (the grader failed:
-            the rollout says nothing about the model and must be dropped).
+            the rollout must be dropped, because it has no information about the model).
 
     Raises:
         ValueError: for a status that is not in `GRADE_STATUSES`.
@@ -93,10 +95,10 @@ class Grade:
 
 
 class SingleTurnTextEnv(gym.Env[str, str], ABC):
-    """A numbered list of problems, each asked once and answered once.
+    """A numbered list of problems. An episode is one problem and one answer.
 
-    A task family says how many problems there are, which one has a given index (always the same one, in every
-    process: the G samples of a group are graded on envs that were reset to one index) and how to grade:
+    A task family defines the number of problems, the problem with a given index, and the grade of a completion. An
+    index must mean the same problem in every process, because all rollouts of a group are graded by its index:
 
         class ReverseEnv(SingleTurnTextEnv):
             system_prompt = "Write the word backwards."
@@ -114,17 +116,19 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
                 correct = text == task.answer
                 return Grade(float(correct), correct, text or None, "ok" if correct else "wrong")
 
-    A subclass with its own `__init__` calls `super().__init__()`. Whoever samples the completion puts
-    `system_prompt` (None: there is none) into the chat template; it is no part of the observation.
+    A subclass with its own `__init__` calls `super().__init__()`. The observation contains neither `system_prompt` nor
+    `answer_prefix`. The sampler writes `system_prompt` (None: there is none) into the chat template, and puts
+    `answer_prefix`, the beginning of every answer, after the prompt. `grade` gets the text after it.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium reads a plain class attribute)
     system_prompt: str | None = None
+    answer_prefix = ""
 
     def __init__(self):
         self.observation_space = TextSpace()
         self.action_space = TextSpace()
-        self._index: int | None = None  # None: reset comes next
+        self._index: int | None = None  # None: the next call must be reset()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -136,35 +140,42 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
 
     @abstractmethod
     def grade(self, task: Task, completion: str) -> Grade:
-        """Judge any string, hostile ones included, without raising on account of what it says."""
+        """Grade any string, also a hostile one. The content of the string never makes it raise."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Ask a problem.
+        """Begin an episode with a problem.
 
         Args:
             seed: reseeds the generator that draws tasks.
-            options: {"index": i} asks task i; without an index one is drawn from `np_random`.
+            options: {"index": i} selects task i. Without an index, a task is drawn by `np_random`.
 
         Returns:
-            (prompt, info) with info["index"], info["data_source"] and, for a task that has one, info["history"].
+            (prompt, info) with info["index"], info["data_source"] and, for a task
+            that has them, info["history"] and info["templated"].
 
         Raises:
-            ValueError: for an unknown option, and for an index that is no integer in range(len(self)).
+            ValueError: for an unknown option, and for an index that is not an integer in range(len(self)).
         """
         super().reset(seed=seed)
         index = self._chosen_index(options or {})
         task = self.task(index)
         self._index = index
         info = {"index": index, "data_source": task.data_source}
-        return task.prompt, info | ({"history": list(task.history)} if task.history else {})
+        if task.history:
+            info["history"] = list(task.history)
+        if task.templated:
+            info["templated"] = True
+        if self.answer_prefix:
+            info["answer_prefix"] = self.answer_prefix
+        return task.prompt, info
 
     def step(self, action: str):
         """Grade a completion and end the episode.
 
         Returns:
             ("", reward, True, False, info) with the info keys data_source, index, extracted, correct,
-            grade_status and grade_seconds. The time is wall-clock and rounded to 1 ms, so that equal steps
-            of an instant grader give equal infos, which Gymnasium's `check_env` demands.
+            grade_status and grade_seconds. The wall-clock time is rounded to 1 ms, so that equal steps of a fast
+            grader give equal infos, as Gymnasium's `check_env` demands.
 
         Raises:
             gymnasium.error.ResetNeeded: before the first reset, and at a second step of an episode.
@@ -189,11 +200,11 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
         return "", float(grade.reward), True, False, info
 
     def get_state(self) -> dict[str, Any]:
-        """Return what decides the future: the generator's state and the task that waits for its step."""
+        """Return the state: that of the generator, and the index of the task in progress."""
         return {"np_random": self.np_random.bit_generator.state, "index": self._index}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from where `get_state` was called, in this or in another env of the same arguments."""
+        """Restore the state that `get_state` returned, in this env or in another one with the same arguments."""
         self.np_random.bit_generator.state = state["np_random"]
         self._index = state["index"]
 

@@ -1,1 +1,1 @@
-"""The graders and the envs, as other frameworks take them. Each module stands alone."""
+"""Adapters of the graders and the envs to other frameworks. The modules do not depend on each other."""

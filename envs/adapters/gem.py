@@ -8,7 +8,7 @@ from envs.text_env import SingleTurnTextEnv
 
 
 class GemEnv(gem.Env):
-    """A text env in GEM's clothes: the same prompts, actions, rewards and infos.
+    """A text env with the interface of GEM: the same prompts, actions, rewards and infos.
 
     Args:
         env: such as `gymnasium.make("envs:aspo/Math-v0", data="train.jsonl").unwrapped`.
@@ -18,7 +18,7 @@ class GemEnv(gem.Env):
         self.env = env
 
     def reset(self, seed: int | None = None) -> tuple[str, dict[str, Any]]:
-        """Ask a problem, drawn by the generator that `seed` restarts."""
+        """Return the prompt of a random task; `seed` restarts the generator that draws it."""
         super().reset(seed)
         return self.env.reset(seed=seed)
 

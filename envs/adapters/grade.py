@@ -9,7 +9,7 @@ from envs.text_env import Grade
 
 
 def grade(answer: Answer, completion: str) -> Grade:
-    """Grade a completion by what its answer is."""
+    """Grade a completion by the grader for this kind of answer."""
     grader = _math_grader() if isinstance(answer, MathAnswer) else _code_grader()
     return grader.grade(answer, completion)
 

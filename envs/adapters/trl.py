@@ -18,7 +18,7 @@ def correctness_reward(prompts: list, completions: list, **columns: Any) -> list
 
 
 def _reward(prompts: list, completions: list, columns: dict[str, Any], i: int) -> float | None:
-    # Besides the columns of the data set TRL passes things of its own, which are no lists of one item per completion.
+    # TRL also passes arguments that are not columns of the data set. These are not lists with one item per completion.
     row = {name: values[i] for name, values in columns.items() if isinstance(values, list)}
     task = to_task({"prompt": prompts[i], **row})
     completion = completions[i]

@@ -15,7 +15,8 @@ def compute_score(
 
     Raises:
         ValueError: for a ground truth that is neither a gold answer nor the tests of a program.
-        RuntimeError: when the grader itself failed, twice: that is no reward of 0, and verl has no other word for it.
+        RuntimeError: when the grader itself failed twice. A reward of 0 would be wrong, and verl has no value for this
+            case.
     """
     verdict = grade(_answer(ground_truth), solution_str)
     if verdict.status == "sandbox_error":
@@ -25,5 +26,5 @@ def compute_score(
 
 @lru_cache(maxsize=1024)
 def _answer(ground_truth: Any) -> Answer:
-    # The prompt plays no part here, but a row has one.
+    # A row must have a prompt, but grading does not use it.
     return to_task({"prompt": "-", "reward_model": {"ground_truth": ground_truth}}).answer

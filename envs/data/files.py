@@ -1,45 +1,56 @@
-"""Rows out of JSON, JSON Lines, Parquet and Arrow data, one after the other, each with its place and what is wrong.
+"""Read rows of JSON, JSON Lines, CSV, Parquet and Arrow data one by one, each with its number and its problem, if any.
 
-JSON is read by the json module alone. The readers of pyarrow and `datasets` turn the integer 2**70 into 1.18e21, and
-a file that holds columns, or rows under a key, into a single row.
+JSON is read only by the json module. The readers of pyarrow and `datasets` turn the integer 2**70 into 1.18e21, and
+a file with columns, or with rows under a key, into a single row.
 """
 
 from __future__ import annotations
 
-import gzip
+import csv
+import io
 import json
+import lzma
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-JSON_LINES_ENDINGS = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
-JSON_ENDINGS = (".json", ".json.gz")
-PARQUET_ENDINGS = (".parquet",)
-ENDINGS = JSON_LINES_ENDINGS + JSON_ENDINGS + PARQUET_ENDINGS
+from envs.data.documents import document_rows, kind
+from envs.data.places import COMPRESSIONS, Place
+from envs.data.splits import split_of_row
 
-ARROW_BATCH_ROWS = 64  # tests of programs reach 10 MB in a row
+JSON_LINES_ENDINGS = (".jsonl", ".ndjson")
+JSON_ENDINGS = (".json",)
+PARQUET_ENDINGS = (".parquet",)
+ARROW_ENDINGS = (".arrow", ".feather")
+CSV_ENDINGS = (".csv", ".tsv")
+ENDINGS = JSON_LINES_ENDINGS + JSON_ENDINGS + PARQUET_ENDINGS + ARROW_ENDINGS + CSV_ENDINGS
+KNOWN_NAMES = f"{', '.join(ENDINGS)}, these also with {', '.join(COMPRESSIONS)}"
+
+ARROW_BATCH_ROWS = 64  # one row with the tests of a program can have 10 MB
 _BOM = b"\xef\xbb\xbf"
 
 
 class Row(NamedTuple):
-    """One row as it was read.
+    """One row that was read.
 
     Attributes:
         number: the line of a JSON Lines file, counted from 1; in any other data the index, counted from 0.
-        content: the row; None when there is something wrong with it.
-        problem: what is wrong; empty when nothing is.
-        unit: "line" or "row", whichever `number` counts.
+        content: the row; None if it has a problem.
+        problem: what is wrong with the row; empty if nothing is.
+        unit: "line" or "row": what `number` counts.
+        split: the split of the row by the data; None if the data has none.
     """
 
     number: int
     content: dict[str, Any] | None
     problem: str = ""
     unit: str = "row"
+    split: str | None = None
 
     def valid_content(self) -> dict[str, Any]:
         """Return the content, or raise ValueError with the problem."""
@@ -48,24 +59,25 @@ class Row(NamedTuple):
         return self.content
 
 
-def file_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file whose name ends in one of `ENDINGS`.
+def file_rows(place: Place) -> Iterator[Row]:
+    """Yield the rows of a file. Its name ends with one of `ENDINGS`, optionally followed by one of `COMPRESSIONS`.
 
-    JSON Lines and Parquet are streamed; a JSON document is read whole.
+    JSON Lines, CSV and Parquet are streamed. A JSON document is read as a whole.
 
     Raises:
-        ValueError: for a file that cannot be read beyond some point, naming it. What is wrong with a single row is
-            in the row.
+        ValueError: with the name of the file, if it cannot be read to its end. The problem of a single row is in that
+            row.
     """
-    read = next(reader for endings, reader in _READERS.items() if path.name.lower().endswith(endings))
+    read = next(reader for endings, reader in _READERS.items() if place.plain_name.endswith(endings))
     try:
-        yield from read(path)
-    except (pa.ArrowException, EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        for row in read(place):
+            yield row if row.split or row.content is None else row._replace(split=split_of_row(row.content))
+    except (pa.ArrowException, EOFError, OSError, zlib.error, lzma.LZMAError, csv.Error) as error:
+        raise ValueError(f"{place.name} cannot be read: {error}") from error
 
 
 def arrow_rows(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[Row]:
-    """Yield the rows of Arrow data, numbered over all batches."""
+    """Yield the rows of Arrow data; the numbers go on over all batches."""
     number = 0
     for batch in batches:
         for content in _python_rows(batch):
@@ -74,7 +86,7 @@ def arrow_rows(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[Row]:
 
 
 def _python_rows(batch: pa.RecordBatch | pa.Table) -> Iterator[dict[str, Any] | ValueError]:
-    """One value out of range, or text that is not UTF-8, fails a whole batch: only then go row by row."""
+    """Convert a batch; only if this fails, because one value is out of range or not UTF-8, convert row by row."""
     try:
         yield from batch.to_pylist()
     except ValueError as error:
@@ -85,13 +97,45 @@ def _python_rows(batch: pa.RecordBatch | pa.Table) -> Iterator[dict[str, Any] | 
             yield from _python_rows(batch.slice(start, 1))
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    with pq.ParquetFile(path) as file:
+def _parquet_rows(place: Place) -> Iterator[Row]:
+    with place.open() as source, pq.ParquetFile(_seekable(source)) as file:
         yield from arrow_rows(file.iter_batches(batch_size=ARROW_BATCH_ROWS))
 
 
-def _json_lines_rows(path: Path) -> Iterator[Row]:
-    with _open(path) as file:
+def _arrow_rows(place: Place) -> Iterator[Row]:
+    """Open an Arrow file or stream; `datasets` stores streams."""
+    with place.open() as source:
+        source = _seekable(source)
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+        batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+        pieces = (batch.slice(i, ARROW_BATCH_ROWS) for batch in batches for i in range(0, len(batch), ARROW_BATCH_ROWS))
+        yield from arrow_rows(pieces)
+
+
+def _seekable(source: IO[bytes]) -> IO[bytes]:
+    return source if source.seekable() else io.BytesIO(source.read())
+
+
+def _csv_rows(place: Place) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)
+    with place.open() as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if place.plain_name.endswith(".tsv") else ",", strict=True)
+        try:
+            for number, content in enumerate(reader):
+                if None in content or None in content.values():
+                    yield Row(
+                        number, None, f"the row has more or fewer fields than the {len(reader.fieldnames)} columns"
+                    )
+                else:
+                    yield Row(number, content)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{place.name} is not UTF-8: byte 0x{error.object[error.start]:02x}") from error
+
+
+def _json_lines_rows(place: Place) -> Iterator[Row]:
+    with place.open() as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
                 line = line.removeprefix(_BOM)
@@ -103,28 +147,28 @@ def _json_lines_rows(path: Path) -> Iterator[Row]:
                 yield Row(number, None, str(error), unit="line")
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
-    if _holds_lines(path):
-        yield from _json_lines_rows(path)
+def _json_rows(place: Place) -> Iterator[Row]:
+    if _holds_lines(place):
+        yield from _json_lines_rows(place)
         return
-    with _open(path) as file:
+    with place.open() as file:
         text = file.read()
     if not text.removeprefix(_BOM).strip():
         return
     try:
-        rows = _document_rows(_parse(text.removeprefix(_BOM)))
+        rows = document_rows(_parse(text.removeprefix(_BOM)))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    for number, content in enumerate(rows):
+        raise ValueError(f"{place.name}: {error}") from error
+    for number, (split, content) in enumerate(rows):
         try:
-            yield Row(number, _as_object(content))
+            yield Row(number, _as_object(content), split=split)
         except ValueError as error:
             yield Row(number, None, str(error))
 
 
-def _holds_lines(path: Path) -> bool:
-    """Tell whether a `.json` file is JSON Lines under another name: an object on the first line, and more lines."""
-    with _open(path) as file:
+def _holds_lines(place: Place) -> bool:
+    """Tell whether a `.json` file is JSON Lines: an object on the first line, and more lines after it."""
+    with place.open() as file:
         lines = list(islice((line for line in file if not line.isspace()), 2))
     try:
         return len(lines) == 2 and isinstance(_parse(lines[0].removeprefix(_BOM)), dict)
@@ -132,30 +176,9 @@ def _holds_lines(path: Path) -> bool:
         return False
 
 
-def _document_rows(document: Any) -> list[Any]:
-    """The rows of a JSON document: an array, an array under "data" or under the only key, columns, or one row."""
-    if isinstance(document, list):
-        return document
-    if not isinstance(document, dict):
-        raise ValueError(f"the document is {_kind(document)}, not an array of rows")
-    columns = list(document.values())
-    wrapped = document.get("data", columns[0] if len(columns) == 1 else None)
-    if _all_are(dict, wrapped):
-        return wrapped
-    if _all_are(dict, columns) and all(column.keys() == columns[0].keys() for column in columns):
-        return [{name: column[key] for name, column in document.items()} for key in columns[0]]
-    if _all_are(list, columns) and len({len(column) for column in columns}) == 1:
-        return [dict(zip(document, values, strict=True)) for values in zip(*columns, strict=True)]
-    return [document]
-
-
-def _all_are(kind: type, values: Any) -> bool:
-    return isinstance(values, list) and bool(values) and all(isinstance(value, kind) for value in values)
-
-
 def _as_object(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise ValueError(f"the row is {_kind(content)}, not an object")
+        raise ValueError(f"the row is {kind(content)}, not an object")
     return content
 
 
@@ -180,17 +203,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _kind(value: Any) -> str:
-    return "null" if value is None else f"a JSON {type(value).__name__}"
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb")
-
-
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 _READERS = {
     JSON_LINES_ENDINGS: _json_lines_rows,
     JSON_ENDINGS: _json_rows,
     PARQUET_ENDINGS: _parquet_rows,
+    ARROW_ENDINGS: _arrow_rows,
+    CSV_ENDINGS: _csv_rows,
 }

@@ -1,4 +1,4 @@
-"""Which good rows stay out of a table of tasks: repeated ones, contradictory ones, too easy or too hard ones."""
+"""Filters for good rows: repeated rows, contradictory rows, and tasks that are too easy or too hard."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from typing import Any
 import numpy as np
 
 from envs.data.files import Row, file_rows
+from envs.data.places import Place
 
 _DIGEST_BYTES = 16
 
 
 class Deduplicator:
-    """Finds questions that come again, by digests: about 200 bytes per different question, whatever its length."""
+    """Finds repeated questions by digests, with about 200 bytes per different question of any length.
+
+    Attributes:
+        variants: for questions with several answers, the other answers, by the number of the question.
+    """
 
     def __init__(self):
         self._index: dict[bytes, int] = {}
         self._answers = bytearray()
         self._copies = array("L")
         self._conflicts = bytearray()
+        self.variants: dict[int, set[str]] = {}
 
     def is_new(self, question: str, answer: str) -> bool:
-        """Count a row in; tell whether its question is a new one. New questions are numbered 0, 1, ..."""
+        """Count a row, and tell whether its question is new. New questions get the numbers 0, 1, ..."""
         index = self._index.setdefault(_digest(question), len(self._copies))
         if index == len(self._copies):
             self._answers += _digest(answer)
@@ -33,35 +39,41 @@ class Deduplicator:
             return True
         start = index * _DIGEST_BYTES
         self._copies[index] += 1
-        self._conflicts[index] |= self._answers[start : start + _DIGEST_BYTES] != _digest(answer)
+        if self._answers[start : start + _DIGEST_BYTES] != _digest(answer):
+            self._conflicts[index] = True
+            self.variants.setdefault(index, set()).add(answer)
         return False
 
+    def settle(self, index: int) -> None:
+        """Count a question's answers as one, because they are only spelled differently."""
+        self._conflicts[index] = False
+
     def conflicts(self) -> np.ndarray:
-        """For each new question, whether its rows have different answers."""
-        return np.frombuffer(self._conflicts, dtype=bool)
+        """For each new question: whether its rows have different answers."""
+        return np.array(self._conflicts, dtype=np.uint8).astype(bool)
 
     def counts(self) -> tuple[int, int, int]:
-        """Rows that are kept, that repeat a kept one, and that belong to a conflict."""
+        """The numbers of rows that are kept, that repeat a kept row, and that conflict."""
         copies, conflicts = np.array(self._copies), self.conflicts()
         kept, conflicting = int((~conflicts).sum()), int(copies[conflicts].sum())
         return kept, int(copies.sum()) - kept - conflicting, conflicting
 
 
 class PassRates:
-    """What share of its samples a model got right, for each prompt of an earlier run.
+    """The share of right completions for each prompt of an earlier run.
 
-    The file (JSON, JSON Lines or Parquet) has the columns `prompt` and `pass_rate`, and perhaps `num_samples`. Of
-    several rows with one prompt the mean counts, weighted by `num_samples` (1 where there is none).
+    The file (JSON, JSON Lines or Parquet) has the columns `prompt`, `pass_rate` and optionally `num_samples`. If a
+    prompt has several rows, their mean counts, weighted by `num_samples` (by default 1).
 
     Args:
         path: the file.
         lowest, highest: the range of pass rates that `allow` takes, both ends included.
 
     Attributes:
-        num_known: how many of the prompts that `allow` was asked about the file knows.
+        num_known: how many of the prompts given to `allow` are in the file.
 
     Raises:
-        ValueError: for a row without these columns, or with values out of their range, naming file and row.
+        ValueError: with file and row, for a row without these columns or with values out of their range.
     """
 
     def __init__(self, path: Path, lowest: float, highest: float):
@@ -69,7 +81,7 @@ class PassRates:
         self.num_known = 0
         self._lowest, self._highest = lowest, highest
         self._sums: dict[bytes, tuple[float, float]] = {}
-        for row in file_rows(path):
+        for row in file_rows(Place(str(path))):
             try:
                 prompt, rate, num_samples = _measurement(row)
                 key = _digest(prompt)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from envs.data.reading import ReadTask
 from envs.data.report import LoadReport
 from envs.grading.answers import answer_from_json
 from envs.text_env import Task
@@ -24,6 +25,8 @@ _SCHEMA = pa.schema(
         "data_source": pa.string(),
         "history": pa.large_string(),  # JSON
         "file": pa.int32(),  # index into LoadReport.files
+        "templated": pa.bool_(),
+        "question": pa.int64(),  # splits.question_hash
         "row": pa.int64(),  # line, from 1, or index, from 0: Row.number
     }
 )
@@ -34,12 +37,12 @@ _BATCH_CHARS = 1 << 24
 class TaskTable(Sequence[Task]):
     """The tasks of a store: `len(table)`, `table[3]`, iteration.
 
-    Nothing is read before it is asked for, and all processes of a machine share the pages that were. Pickles as the
-    path of the store, so the store has to be there where it is unpickled.
+    Tasks are read from the disk at their first use, and all processes of a machine share the pages. A table is pickled
+    as the path of its store, so the store must exist where it is unpickled.
 
     Args:
         folder: the store.
-        limit: how many tasks to show, the first ones; None for all.
+        limit: the number of tasks to show from the beginning; None for all.
 
     Attributes:
         report: the `LoadReport`.
@@ -62,10 +65,15 @@ class TaskTable(Sequence[Task]):
             answer=answer_from_json(self._value("answer", row)),
             data_source=self._value("data_source", row),
             history=tuple(json.loads(self._value("history", row))),
+            templated=self._value("templated", row),
         )
 
+    def questions(self) -> np.ndarray:
+        """The int64 hashes of the questions of all tasks. Equal hashes in two tables mean the same question."""
+        return self._columns["question"].slice(0, len(self)).to_numpy()
+
     def origin(self, index: int) -> tuple[str, int]:
-        """Return where a task came from: a name out of `report.files`, and the number of the line or row there."""
+        """Return the origin of a task: a name in `report.files`, and the number of the line or row in that file."""
         row = self._row(index)
         return self.report.files[self._value("file", row)], self._value("row", row)
 
@@ -86,7 +94,7 @@ class TaskTable(Sequence[Task]):
 
 
 class StoreWriter:
-    """Writes the Arrow file of a store in batches. A context manager; the file is whole after it."""
+    """Writes the Arrow file of a store in batches. It is a context manager; the file is complete at its end."""
 
     def __init__(self, folder: Path):
         self._file = pa.OSFile(str(folder / TASKS_FILE), "wb")
@@ -94,10 +102,11 @@ class StoreWriter:
         self._rows: list[tuple] = []
         self._chars = 0
 
-    def add(self, task: Task, answer: str, history: str, file: int, row: int) -> None:
-        """Append a task, with its answer and its history as JSON."""
-        self._rows.append((task.prompt, answer, task.data_source, history, file, row))
-        self._chars += len(task.prompt) + len(answer) + len(history)
+    def add(self, task: ReadTask, file: int, row: int) -> None:
+        """Append a task, with the index of its file and the number of its row."""
+        values = task._asdict() | {"file": file, "row": row}
+        self._rows.append(tuple(values[name] for name in _SCHEMA.names))
+        self._chars += len(task.prompt) + len(task.answer) + len(task.history)
         if len(self._rows) == _BATCH_ROWS or self._chars > _BATCH_CHARS:
             self._flush()
 
@@ -124,6 +133,12 @@ def origins(folder: Path, rows: np.ndarray) -> Iterator[tuple[int, int]]:
     with pa.memory_map(str(folder / TASKS_FILE)) as source:
         table = pa.ipc.open_file(source).read_all().select(["file", "row"]).take(rows)
         yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+def answers(folder: Path, rows: np.ndarray) -> list[str]:
+    """Return the answers of some rows of a store, as JSON."""
+    with pa.memory_map(str(folder / TASKS_FILE)) as source:
+        return pa.ipc.open_file(source).read_all()["answer"].take(pa.array(rows)).to_pylist()
 
 
 def keep_rows(folder: Path, keep: np.ndarray) -> None:

@@ -1,1 +1,1 @@
-"""Graders: is this completion right? Each is usable without an environment, and from the command line."""
+"""Graders that decide whether a completion is right. They work without an env, and from the command line."""

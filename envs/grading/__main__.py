@@ -1,9 +1,9 @@
 """Grade a file of cases whose verdicts are known: `python -m envs.grading math FILE.jsonl`, `... code FOLDER`.
 
 A math case is a line {"gold": "1/2", "answer": "\\\\boxed{0.5}", "expected": true}; gold may be a list of acceptable
-answers. Rows with "policy": true depend on a convention: they are shown when they disagree, and do not count.
+answers. Rows with "policy": true depend on a convention: they are shown if they disagree, but they do not count.
 
-A folder of programs holds `expected.json`, which says what each of them is to do and whether it is right:
+A folder of programs has a file `expected.json` with the task of each program, and whether the program is right:
 
     {"task": {"stdin": {"tests": [{"input": "1\\n", "output": "1\\n"}]},
               "call": {"fn_name": "solve", "inputs": ["[1, 2]"], "outputs": ["3"]},
@@ -11,7 +11,9 @@ A folder of programs holds `expected.json`, which says what each of them is to d
      "limits": {"wall_s": 4, "cpu_s": 3, "memory_mb": 512, "output_bytes": 1048576},
      "files": {"a.py": {"mode": "stdin", "expect": "pass"}, "b.py": {"mode": "call", "expect": "fail"}}}
 
-Inputs and outputs of calls are the JSON of the one argument and of the result.
+The inputs and outputs of calls are the single argument and the result, as JSON.
+
+`python -m envs.grading check FILE` checks the graders with the golds and solutions of a data file; see `check.py`.
 """
 
 from __future__ import annotations
@@ -25,16 +27,18 @@ from pathlib import Path
 from typing import Any
 
 from envs.grading.answers import CodeTests, MathAnswer
+from envs.grading.check import check
 from envs.grading.code.grader import CodeGrader, Limits
 from envs.grading.math.grader import MathGrader
 from envs.text_env import Grade
 
 _SHOWN_CHARS = 100
+_SHOWN_ROWS = 20
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case and what the grader said: `what` describes it in a line, `counts` is false for matters of policy."""
+    """One case and its grade: `what` describes it in a line, and `counts` is false for cases of policy."""
 
     name: str
     what: str
@@ -44,15 +48,15 @@ class Case:
 
     @property
     def agrees(self) -> bool:
-        """Whether the grader came to the expected verdict."""
-        return self.grade.correct == self.expected
+        """Whether the grade is the expected one; it is not if the sandbox failed."""
+        return self.grade.correct == self.expected and self.grade.status != "sandbox_error"
 
 
 def math_cases(path: Path) -> Iterator[Case]:
     """Grade the pairs of a JSONL file.
 
     Raises:
-        ValueError: for a line that is no case, with its number.
+        ValueError: for a line that is not a case, with its number.
     """
     with MathGrader() as grader, path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
@@ -68,10 +72,10 @@ def math_cases(path: Path) -> Iterator[Case]:
 
 
 def code_cases(folder: Path) -> Iterator[Case]:
-    """Run the programs of a folder, as its `expected.json` says.
+    """Run the programs of a folder by its `expected.json`.
 
     Raises:
-        ValueError: for a program that is not there, or a mode without a task.
+        ValueError: for a program that does not exist, or a mode without a task.
     """
     spec = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
     known = {field.name for field in fields(Limits)}
@@ -83,7 +87,7 @@ def code_cases(folder: Path) -> Iterator[Case]:
                 raise ValueError(f"{name}: mode={case['mode']!r} is not one of {', '.join(tests)}")
             if not (folder / name).is_file():
                 raise ValueError(f"{name}: there is no such program in {folder}")
-            # Programs come as they are, with bytes that are no UTF-8 too.
+            # Programs are read unchanged, also if they have bytes that are not UTF-8.
             program = (folder / name).read_bytes().decode("utf-8", errors="surrogateescape")
             grade = grader.grade_program(tests[case["mode"]], program)
             yield Case(name, case["mode"], case["expect"] == "pass", grade)
@@ -106,22 +110,42 @@ def _short(value: Any) -> str:
     return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS // 2]} ... {text[-_SHOWN_CHARS // 2 :]}"
 
 
+def print_checks(path: Path, columns: dict[str, str] | None, limit: int | None) -> int:
+    """Print the results of `check` and the rows that disagree; return 1 if there is one, else 0."""
+    checks = check(path, columns=columns, limit=limit)
+    for each in checks:
+        print(each)
+        for row, seen in each.disagreeing[:_SHOWN_ROWS]:
+            print(f"  {row}: {_short(seen)}")
+        if len(each.disagreeing) > _SHOWN_ROWS:
+            print(f"  and {len(each.disagreeing) - _SHOWN_ROWS} more")
+    return int(any(each.disagreeing for each in checks))
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Print every disagreement and, last, `right/total`; return 1 if there is one that counts, else 0."""
+    """Print every disagreement, and `right/total` at the end; return 1 if a disagreement counts, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m envs.grading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     kinds = parser.add_subparsers(dest="kind", required=True)
     kinds.add_parser("math", help="pairs of gold and answer").add_argument("path", type=Path, metavar="FILE.jsonl")
     kinds.add_parser("code", help="programs").add_argument("path", type=Path, metavar="FOLDER")
+    data = kinds.add_parser("check", help="golds and solutions of a data file")
+    data.add_argument("path", type=Path, metavar="FILE")
+    data.add_argument("--columns", type=json.loads, help='which columns to read, {"prompt": ..., "answer": ...}')
+    data.add_argument("--limit", type=int, help="how many rows")
     args = parser.parse_args(arguments)
     if not args.path.exists():
         parser.error(f"{args.path} does not exist")
+    if args.kind == "check":
+        return print_checks(args.path, args.columns, args.limit)
     right = total = 0
     for case in (math_cases if args.kind == "math" else code_cases)(args.path):
         if not case.agrees:
             kind = "" if case.counts else " (policy)"
+            failed = case.grade.status == "sandbox_error"
             verdict = f"expected {case.expected}, got {case.grade.correct} ({case.grade.status})"
+            verdict = f"expected {case.expected}, and the sandbox failed" if failed else verdict
             print(f"{case.name}{kind}: {verdict}: {case.what}", flush=True)
         right += case.agrees and case.counts
         total += case.counts

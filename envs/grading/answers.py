@@ -1,6 +1,6 @@
-"""What a completion is compared with: the gold answers of a math problem, or the tests of a program.
+"""The answers that completions are compared with: golds of a math problem, or tests of a program.
 
-Both are plain data that go through JSON unchanged, so that a table of tasks can hold them.
+Both can be written as JSON and read back unchanged, so a table of tasks can store them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class MathAnswer:
 
     Attributes:
         golds: acceptable answers as LaTeX or plain text, without `\\boxed` or `$`; at least one.
-        require_all: every gold must be given (a problem with several answers), not just one of them.
-        tolerance: absolute error that still counts as right; None compares exactly.
+        require_all: the completion must give every gold (a problem with several answers), not only one of them.
+        tolerance: the absolute error that is accepted; None compares exactly.
 
     Raises:
-        ValueError: for no gold, an empty gold, or a tolerance below zero.
+        ValueError: without a gold, for an empty gold, and for a tolerance below zero.
     """
 
     golds: tuple[str, ...]
@@ -37,22 +37,22 @@ class MathAnswer:
 
 @dataclass(frozen=True)
 class CodeTests:
-    """The tests of a program; it is right when it passes all of them.
+    """The tests of a program. A program is right if it passes all of them.
 
     Attributes:
         kind: "stdin" (a program reads one text and writes another), "call" (a function is called with arguments)
-            or "assert" (a test program asserts things about a function).
-        inputs: stdin: the texts to read. call: the positional arguments of each call, as a JSON list.
-        outputs: stdin: the texts to write. call: the value to return, as JSON.
-        fn_name: call and assert: the function under test, "solve", or "Solution.solve" for a method that is called
-            on a fresh object.
-        check: assert: Python source. Either it defines `check(candidate)`, or it is plain `assert` statements that
-            use the function by name.
-        prefix: Python source that comes before the program, such as imports that the problem promises.
-        time_limit_s: seconds per test; None leaves it to the grader.
+            or "assert" (a test program has assertions about a function).
+        inputs: for stdin, the texts to read; for call, the positional arguments of each call, as a JSON list.
+        outputs: for stdin, the texts to write; for call, the values to return, as JSON.
+        fn_name: for call and assert, the function under test: "solve", or "Solution.solve" for a method, which is
+            called on a new object.
+        check: for assert, Python source. Either it defines `check(candidate)`, or it has plain `assert` statements
+            that use the function by name.
+        prefix: Python source that runs before the program, such as imports that the problem promises.
+        time_limit_s: seconds per test; None means the limit of the grader.
 
     Raises:
-        ValueError: when these do not fit together.
+        ValueError: for a combination that is not valid.
     """
 
     kind: str
@@ -82,11 +82,11 @@ Answer = MathAnswer | CodeTests
 
 
 def answer_to_json(answer: Answer) -> str:
-    """Write an answer so that `answer_from_json` gives it back, integers of any size included."""
+    """Write an answer as JSON for `answer_from_json`; integers may have any size."""
     return json.dumps(asdict(answer), ensure_ascii=True)
 
 
 def answer_from_json(text: str) -> Answer:
-    """Read what `answer_to_json` wrote."""
+    """Read an answer that `answer_to_json` wrote."""
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()}
     return MathAnswer(**fields) if "golds" in fields else CodeTests(**fields)

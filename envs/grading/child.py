@@ -1,7 +1,7 @@
-"""A Python process that answers requests one after the other and is killed when it is late.
+"""A Python process that answers requests one after the other, and is killed if it exceeds a deadline.
 
-Graders need it: a thread cannot be stopped, and an alarm inside the process works only in its main thread and not in
-the middle of one long computation in C.
+Graders need a process for this: a thread cannot be stopped, and an alarm works only in the main thread of a process,
+and not during a long computation in C.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import psutil
 
 START_LIMIT_S = 120.0
 _ALARM_MARGIN_S = 5.0
-_SOCKET_BYTES = 1 << 18  # some systems give 8 KB unless asked
+_SOCKET_BYTES = 1 << 18  # on some systems the default is 8 KB
 
 
 class ChildTimeout(Exception):
-    """The child was late with an answer and has been killed."""
+    """The child did not answer before its deadline, and was killed."""
 
 
 class ChildDied(Exception):
@@ -36,24 +36,24 @@ class ChildDied(Exception):
 
 
 class ChildError(Exception):
-    """The handler raised; the message is its traceback."""
+    """The handler raised an exception; the message is the traceback."""
 
 
 class Child:
-    """One such process. It starts at the first request, and again at the first one after it was killed or closed.
+    """One such process. It starts at the first request, and again at the first request after it was killed or closed.
 
-    Nothing of the caller's program runs in it (multiprocessing would import the caller's main script again): it
-    imports one function and calls that.
+    It does not run the caller's program: it imports one function and calls it. multiprocessing would import the
+    caller's main script again.
 
     Args:
-        factory: "module:function". The child calls it once, with `args`, and gets the handler of its requests.
-        args: Picklable; so are requests and answers.
-        max_answers: Answers after which the process is worn out.
-        max_growth_bytes: Memory that it may gain over what it had after its first answer before it is worn out.
+        factory: "module:function". The child calls it once, with `args`; it returns the handler of the requests.
+        args: The arguments. They, the requests and the answers can be pickled.
+        max_answers: The number of answers after which the process should be replaced.
+        max_growth_bytes: The process should also be replaced if its memory exceeds that after its first answer by this.
 
     Attributes:
         ready: Whether the process has called the factory.
-        last_answer_s: How long it worked on its last answer; on its start, if there is none.
+        last_answer_s: The seconds of its last answer; before the first one, those of its start.
     """
 
     def __init__(self, factory: str, *args: Any, max_answers: int | None = None, max_growth_bytes: int | None = None):
@@ -65,7 +65,7 @@ class Child:
         self.ready = False
 
     def ask(self, request: Any, timeout_s: float) -> Any:
-        """Send a request and wait for its answer; the time that a new process takes to start does not count.
+        """Send a request and wait for its answer. The start of a new process does not count as waiting time.
 
         Raises:
             ChildTimeout: no answer within `timeout_s`.
@@ -83,7 +83,7 @@ class Child:
         return answer
 
     def start(self) -> None:
-        """Make sure that the process runs and has called the factory; raises what `ask` raises."""
+        """Wait until the process runs and has called the factory; raises the same errors as `ask`."""
         self.launch()
         if self.ready:
             return
@@ -98,7 +98,7 @@ class Child:
         self.ready = True
 
     def launch(self) -> None:
-        """Start the process, if there is none, and do not wait; `connection` is readable when it can be used."""
+        """Start the process if there is none, without waiting. `connection` becomes readable when it is ready."""
         if self._process is not None:
             return
         ours, theirs = socket.socketpair()
@@ -116,10 +116,10 @@ class Child:
         self._send((self._factory, self._args))
 
     def submit(self, request: Any, timeout_s: float) -> None:
-        """Send a request to the running process and do not wait; several may be under way, answered in order.
+        """Send a request to the running process, without waiting. Several may be sent; they are answered in order.
 
-        `connection` becomes readable when there is an answer, or an end. A process that has ended says so by `receive`,
-        which first returns what was answered before.
+        `connection` becomes readable when there is an answer, or when the process ends. `receive` first returns all
+        earlier answers, and then raises ChildDied.
         """
         self._send((request, timeout_s))
 
@@ -133,7 +133,7 @@ class Child:
 
     @property
     def worn_out(self) -> bool:
-        """Whether the process has done its share or grown too much: close it, and a new one takes over."""
+        """Whether the process has given enough answers or grown too much, so that the caller should close it."""
         if self._num_answers == 0:
             return False
         grown_bytes = self._last_bytes - self._first_bytes
@@ -147,7 +147,7 @@ class Child:
         return None if self._process is None else self._process.pid
 
     def close(self) -> None:
-        """Kill the process, if there is one. What it has not answered is lost."""
+        """Kill the process, if there is one. Requests without an answer are lost."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -171,7 +171,7 @@ class Child:
         return answer
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy in another process starts a child of its own.
+        # A copy in another process starts its own child.
         return {name: value for name, value in vars(self).items() if name != "connection"} | {
             "_process": None,
             "ready": False,
@@ -183,7 +183,7 @@ class Child:
 
 def serve(fd: int) -> None:
     """The child's main loop, over the socket that it inherited."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends this process
     connection = Connection(fd)
     memory = psutil.Process().memory_info
     handler = None
@@ -201,7 +201,7 @@ def serve(fd: int) -> None:
                 failed, answer = True, traceback.format_exc()
             connection.send((failed, answer, memory().rss, time.monotonic() - start))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent is gone
+        return  # the parent has ended
 
 
 def _make_handler(factory: str, args: tuple) -> Callable[[Any], Any]:

@@ -1,7 +1,7 @@
 """JSON with integers of any length.
 
-Python's int() and str() refuse more than 4300 digits, and so does its json. Some programs that are to be graded
-return more. Decimal has no such limit, is faster, and needs no setting of the whole process.
+Python's int(), str() and json refuse more than 4300 digits, but some programs that are graded return more. Decimal has
+no such limit, is faster, and needs no setting for the whole process.
 """
 
 import json
@@ -12,9 +12,9 @@ _MAX_DIGITS = 4300
 
 
 def parse_json(text: str) -> Any:
-    """json.loads for integers of any length, and with ValueError as its only exception."""
+    """json.loads for integers of any length; it raises only ValueError."""
     try:
-        return json.loads(text, parse_int=_integer)
+        return json.loads(text, parse_int=integer_from)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 
@@ -40,5 +40,6 @@ def integer_text(value: int) -> str:
     return format(Decimal(value), "f")
 
 
-def _integer(digits: str) -> int:
+def integer_from(digits: str) -> int:
+    """int() for texts of any length."""
     return int(digits) if len(digits) <= _MAX_DIGITS else int(Decimal(digits))

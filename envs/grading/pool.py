@@ -1,7 +1,8 @@
-"""Grading beside generation: copies of an env in worker processes that can be killed without losing anything."""
+"""Grade during generation, by copies of an env in worker processes. If one is killed, no completion is lost."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -14,11 +15,11 @@ import gymnasium as gym
 
 from envs.grading.child import Child, ChildDied, ChildError
 
-# One completion is graded, the next one waits at the worker: it never idles for the time of a message.
+# While a worker grades one completion, the next one is already there, so the worker never waits for a message.
 _MIN_QUEUE = 2
-# The caller may come by once in an engine step only: meanwhile a worker has work for this long, and no longer, as
-# others may be idle by then. It all fits into the socket, where a message costs some 2 KB: a caller who had to wait for
-# room could not read, and the worker, with answers that nobody reads, would not make any.
+# The caller may only call once per engine step, so a worker gets work for this many seconds, but not for more, because
+# other workers may be idle then. All of it fits into the socket, where a message takes about 2 KB. If it did not fit,
+# the caller would wait for the worker to read, and the worker for the caller to read its answers: a deadlock.
 _QUEUE_S = 0.05
 _MAX_QUEUE = 32
 _QUEUE_CHARS = 1 << 14
@@ -29,12 +30,13 @@ _MAX_GROWTH_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Graded:
-    """What the env said to one completion.
+    """The result of grading one completion.
 
     Attributes:
-        prompt: what it had asked; None when no step came to an end.
-        reward, info: as `step` returned them. When no step came to an end, the reward is 0 and
-            info["grade_status"] says why: "timeout", or "sandbox_error" if worker processes died of it twice.
+        prompt: the prompt of the task; None if no step finished.
+        reward, info: the values that `step` returned. If no step finished, the reward is 0 and info["grade_status"]
+            is "timeout", or "sandbox_error" if two worker processes died. The status is also "sandbox_error" if the
+            reward was not a finite number; info["grade_error"] then has the reason.
     """
 
     prompt: str | None
@@ -43,7 +45,7 @@ class Graded:
 
 
 class WorkerContext(dict):
-    """An env_config with the attributes of RLlib's EnvContext, for creators that read them."""
+    """An env_config with the attributes of RLlib's EnvContext, for env creators that read them."""
 
     def __init__(self, env_config: dict[str, Any], worker_index: int, num_workers: int | None):
         super().__init__(env_config)
@@ -54,7 +56,7 @@ class WorkerContext(dict):
 
 
 def ungraded(graded: Graded) -> bool:
-    """Whether the grader itself failed, so that the verdict says nothing about the completion."""
+    """Whether the grader itself failed; then there is no grade of the completion."""
     return graded.info.get("grade_status") == "sandbox_error"
 
 
@@ -74,7 +76,7 @@ class _Worker:
     failed_starts: int = 0
 
     def takes(self, item: _Item) -> bool:
-        """Whether it should get one more now."""
+        """Whether the worker should get one more completion now."""
         if not self.child.ready or self.child.worn_out:
             return False
         if len(self.queue) < _MIN_QUEUE:
@@ -85,15 +87,15 @@ class _Worker:
 
 
 class GradingPool:
-    """Grades completions on `num_workers` processes while the caller does something else.
+    """Grades completions in `num_workers` processes while the caller does other work.
 
-    Each worker makes an env of its own. Grading must depend on the task and the completion alone: a worker that dies
-    is replaced and its completions are graded again.
+    Each worker makes its own env. A grade must depend only on the task and the completion, because the completions of a
+    worker that dies are graded again by a new worker.
 
     Args:
-        make_env: makes the env: a single-turn one, whose reset takes options={"index": i}.
+        make_env: makes the single-turn env, whose reset takes options={"index": i}.
         num_workers: at least 1.
-        timeout_s: for one completion, above 0. It is a last resort: graders have tighter limits of their own.
+        timeout_s: seconds for one completion, above 0. It is the last limit: graders have shorter limits of their own.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -122,18 +124,18 @@ class GradingPool:
             worker.child.launch()
 
     def submit(self, key: Hashable, index: int, completion: str) -> None:
-        """Have a completion of task `index` graded; `key` comes back with the verdict."""
+        """Queue a completion of task `index` for grading; its result has the same `key`."""
         self._waiting.append(_Item(key, index, completion))
         self._dispatch()
 
     def collect(self, wait_s: float = 0.0) -> list[tuple[Any, Graded]]:
-        """Return the verdicts (key, Graded) that have come in, in any order.
+        """Return the finished results (key, Graded), in any order.
 
         Args:
-            wait_s: how long to wait for the first one.
+            wait_s: seconds to wait for the first result.
 
         Raises:
-            RuntimeError: with the traceback, when the env raised.
+            RuntimeError: with the traceback, if the env raised an exception.
         """
         give_up = time.monotonic() + wait_s
         while True:
@@ -144,7 +146,7 @@ class GradingPool:
 
     @property
     def pending(self) -> int:
-        """Number of completions without a verdict."""
+        """Number of completions without a result."""
         return len(self._waiting) + sum(len(worker.queue) for worker in self._workers)
 
     @property
@@ -153,7 +155,7 @@ class GradingPool:
         return [worker.child.pid for worker in self._workers]
 
     def clear(self) -> None:
-        """Forget every completion that has no verdict yet, and every verdict that was not collected."""
+        """Drop every completion without a result, and every result that was not collected."""
         self._waiting.clear()
         self._done.clear()
         for worker in self._workers:
@@ -169,7 +171,7 @@ class GradingPool:
             worker.child.close()
 
     def _work(self, wait_s: float) -> None:
-        """Send what can be sent and read what has come in; wait for an answer, but not past a deadline."""
+        """Send completions and read answers; wait for an answer, but not longer than a deadline."""
         self._dispatch()
         deadlines = [worker.deadline for worker in self._workers if worker.queue]
         wait_s = min([wait_s, *(deadline - time.monotonic() for deadline in deadlines)])
@@ -223,7 +225,7 @@ class GradingPool:
             worker.child.launch()
 
     def _bury(self, worker: _Worker) -> None:
-        """A dead worker's first completion may have killed it: twice is enough. The others are innocent."""
+        """The first completion of a dead worker may be the cause, so it is tried once more. Others are queued again."""
         if worker.queue and worker.queue[0].attempt == _MAX_ATTEMPTS:
             self._give_up_first(worker, "sandbox_error", 0.0)
             return
@@ -244,7 +246,7 @@ class GradingPool:
         self._replace(worker)
 
     def _replace(self, worker: _Worker) -> None:
-        """Start a new process; the old one's queue goes first."""
+        """Start a new process; the queue of the old one is served first."""
         self._waiting.extendleft(reversed(worker.queue))
         worker.queue.clear()
         worker.child.close()
@@ -252,7 +254,7 @@ class GradingPool:
 
 
 def grader(make_env: bytes) -> Callable[[tuple[int, str]], Graded]:
-    """What a worker runs: makes the env and grades (index, completion) on it."""
+    """Runs in a worker: makes the env, and grades (index, completion) by it."""
     env = cloudpickle.loads(make_env)()
 
     def grade(request: tuple[int, str]) -> Graded:
@@ -260,6 +262,19 @@ def grader(make_env: bytes) -> Callable[[tuple[int, str]], Graded]:
         prompt, _ = env.reset(options={"index": index})
         _, reward, terminated, _, info = env.step(completion)
         assert terminated, "a single-turn env ends after one step"
+        if not _is_finite(reward):
+            spec = getattr(env, "spec", None)
+            name = spec.id if spec is not None else type(env.unwrapped).__name__
+            error = f"the reward of {name} for task {index} is {reward!r}; expected a finite number"
+            return Graded(prompt, 0.0, {**info, "grade_status": "sandbox_error", "grade_error": error})
         return Graded(prompt, float(reward), info)
 
     return grade
+
+
+def _is_finite(reward: Any) -> bool:
+    """Whether a reward is a finite number; numpy numbers and tensors of one element are accepted."""
+    try:
+        return math.isfinite(reward)
+    except (TypeError, ValueError, OverflowError):  # None, a str, an array of several, an int beyond all floats
+        return False

@@ -1,25 +1,25 @@
-"""Cells of a row with the name of their column, so that every complaint can name it; texts and chats in them."""
+"""Cells of a row with the name of their column, so that every error message can contain it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from envs.grading.exact_json import integer_text
+from envs.grading.exact_json import integer_text, parse_json
 
-_ROLES = ("system", "developer", "user", "assistant", "tool")
 _MAX_SHOWN_CHARS = 80
+_NOTHING = object()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a row holds at a dotted path."""
+    """The value of a row at a dotted path."""
 
     column: str
     value: Any
 
     def refused(self, expected: str) -> ValueError:
-        """Make the error for a cell that does not hold what it should."""
+        """Make the error for a cell with another value than expected."""
         is_integer = isinstance(self.value, int) and not isinstance(self.value, bool)
         shown = integer_text(self.value) if is_integer else repr(self.value)
         return ValueError(f"{self.column}={_shortened(shown, _MAX_SHOWN_CHARS)}: expected {expected}")
@@ -28,14 +28,14 @@ class Cell:
         """Return a text that is not empty.
 
         Raises:
-            ValueError: when there is none.
+            ValueError: if there is none.
         """
         if not isinstance(self.value, str) or not self.value.strip():
             raise self.refused("a text that is not empty")
         return self.value
 
     def items(self) -> "list[Cell]":
-        """Return the entries of a list as cells of their own."""
+        """Return the entries of a list as cells."""
         return [Cell(f"{self.column}[{i}]", item) for i, item in enumerate(self.value)]
 
 
@@ -45,7 +45,7 @@ Fields = dict[str, Cell]
 
 @contextmanager
 def naming(cell: Cell) -> Iterator[None]:
-    """Let a ValueError from reading tests say which cell they are in."""
+    """Add the name of the cell to a ValueError from reading tests."""
     try:
         yield
     except ValueError as error:
@@ -53,20 +53,37 @@ def naming(cell: Cell) -> Iterator[None]:
 
 
 def has_path(row: Row, path: str) -> bool:
-    """Tell whether the row has this column; "a.b" is the column "a.b", or else b inside of a."""
-    if path in row:
-        return True
-    head, _, rest = path.partition(".")
-    return bool(rest) and isinstance(row.get(head), Mapping) and has_path(row[head], rest)
+    """Tell whether the row has this column. "a.b" is the column "a.b", or else b inside of a.
+
+    "a.0" is the first entry of the list a. A path may go into a text that is a JSON object or list.
+    """
+    return _at(row, path) is not _NOTHING
 
 
 def cell_at(row: Row, path: str) -> Cell:
-    """Return the cell at a path that is there."""
-    inner, rest = row, path
-    while rest not in inner:
-        head, _, rest = rest.partition(".")
-        inner = inner[head]
-    return Cell(path, inner[rest])
+    """Return the cell at a path that exists."""
+    value = _at(row, path)
+    assert value is not _NOTHING, path
+    return Cell(path, value)
+
+
+def _at(holder: Any, path: str) -> Any:
+    if isinstance(holder, Mapping) and path in holder:
+        return holder[path]
+    if isinstance(holder, list | tuple):
+        holder = {str(number): item for number, item in enumerate(holder)}
+        if path in holder:
+            return holder[path]
+    head, _, rest = path.partition(".")
+    if not rest or not isinstance(holder, Mapping) or head not in holder:
+        return _NOTHING
+    inner = holder[head]
+    if isinstance(inner, str) and inner.lstrip()[:1] in ("{", "["):
+        try:
+            inner = parse_json(inner)
+        except ValueError:
+            return _NOTHING
+    return _at(inner, rest)
 
 
 def paths(row: Row) -> Iterator[str]:
@@ -76,42 +93,6 @@ def paths(row: Row) -> Iterator[str]:
             yield from (f"{column}.{rest}" for rest in paths(value))
         else:
             yield str(column)
-
-
-def conversation(cell: Cell) -> tuple[tuple[dict[str, str], ...], str]:
-    """Read a prompt: (the messages before it, the last user message). A plain text has nothing before it.
-
-    Raises:
-        ValueError: for an empty prompt, for what is no list of {"role", "content"}, and for one whose last message
-            is not the user's.
-    """
-    if isinstance(cell.value, str) or not isinstance(cell.value, Sequence):
-        return (), cell.text()
-    if not cell.value:
-        raise cell.refused("at least one message")
-    messages = [_message(item) for item in cell.items()]
-    last = messages.pop()
-    if last["role"] != "user":
-        raise cell.items()[-1].refused('the last message of a prompt to have the role "user"')
-    return tuple(messages), last["content"]
-
-
-def _message(cell: Cell) -> dict[str, str]:
-    if not isinstance(cell.value, Mapping) or not {"role", "content"} <= cell.value.keys():
-        raise cell.refused('a message {"role": ..., "content": ...}')
-    role = cell.value["role"]
-    if role not in _ROLES:
-        raise Cell(f"{cell.column}.role", role).refused(f"one of {', '.join(_ROLES)}")
-    return {"role": role, "content": _content(Cell(f"{cell.column}.content", cell.value["content"]))}
-
-
-def _content(cell: Cell) -> str:
-    """A text, or the parts of one as the OpenAI API has them."""
-    if isinstance(cell.value, str) or not isinstance(cell.value, Sequence):
-        return cell.text()
-    if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in cell.value):
-        raise cell.refused("a text, or a list of parts of the type text")
-    return Cell(cell.column, "".join(str(part.get("text")) for part in cell.value)).text()
 
 
 def _shortened(text: str, max_chars: int) -> str:

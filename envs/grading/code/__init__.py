@@ -1,1 +1,1 @@
-"""The code grader: which program a completion holds, what its tests are, whether their outputs agree."""
+"""The code grader: find the program in a completion, read the tests, and compare outputs."""

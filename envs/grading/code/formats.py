@@ -1,6 +1,6 @@
-r"""Tests of programs, as public data sets write them, read into `CodeTests`.
+r"""Read the tests of programs in public data sets into `CodeTests`.
 
-`code_tests` takes what a row holds and tells the formats apart by their shape:
+`code_tests` takes the value in a row, and recognises its format by its shape:
 
     {"inputs": ["3\n"], "outputs": ["6\n"]}               a program (APPS, TACO, PRIME, DeepCoder, Archer2.0)
     {"inputs": [[1, 2]], "outputs": [3], "fn_name": "f"}  a function (the same sets)
@@ -9,21 +9,20 @@ r"""Tests of programs, as public data sets write them, read into `CodeTests`.
     {"test_code": "...", "entry_point": "Solution().f"}   assertions (Skywork-OR1)
     ["assert f(1) == 2"], "assert f(1) == 2"              assertions (MBPP, HumanEval)
 
-All of them may come as a JSON text.
+All of them may be given as JSON text.
 """
 
 import ast
 import base64
-import builtins
 import pickletools
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from envs.grading.answers import CodeTests
+from envs.grading.code.names import function_under_test, functions_in, parsed
 from envs.grading.exact_json import integer_text, parse_json, to_json
 
 MAX_PRIVATE_BYTES = 256 * 2**20
@@ -35,16 +34,23 @@ _SECONDS = re.compile(r"(\d+(?:\.\d+)?) *s(?:ec|econds?)?\b")
 
 
 def code_tests(
-    raw: Any, *, fn_name: str | None = None, starter_code: str = "", prefix: str = "", time_limit: Any = None
+    raw: Any,
+    *,
+    fn_name: str | None = None,
+    starter_code: str = "",
+    solution: str = "",
+    prefix: str = "",
+    time_limit: Any = None,
 ) -> CodeTests:
     """Read the tests of one row.
 
     Args:
         raw: tests in one of the formats above, or their JSON text.
-        fn_name: the function under test where `raw` does not say it.
-        starter_code: when it has a `class Solution` that defines the function, the function is that method.
+        fn_name: the function under test, if `raw` does not name it.
+        starter_code: if it has a `class Solution` that defines the function, the function is that method.
+        solution: a right program. It shows which function plain assertions test.
         prefix: Python source to run before the program.
-        time_limit: seconds, "2.0 seconds" or {"seconds": 2, "nanos": 0}; None leaves it to the grader.
+        time_limit: seconds, "2.0 seconds" or {"seconds": 2, "nanos": 0}; None means the limit of the grader.
 
     Raises:
         ValueError: for a row without tests, and for tests in no known format.
@@ -56,46 +62,60 @@ def code_tests(
     if not raw:
         raise ValueError("there are no tests")
     if isinstance(raw, Mapping):
-        tests = _from_mapping(raw, fn_name, starter_code)
+        tests = _from_mapping(raw, fn_name, starter_code, solution)
     elif isinstance(raw, str):
-        tests = assertions(raw, fn_name)
+        tests = assertions(raw, fn_name, solution)
     elif isinstance(raw, Sequence) and all(isinstance(item, str) for item in raw):
-        tests = assertions("\n".join(raw), fn_name)
+        tests = assertions("\n".join(raw), fn_name, solution)
     elif isinstance(raw, Sequence) and all(isinstance(item, Mapping) for item in raw):
         tests = _from_cases(raw, fn_name, starter_code)
     else:
-        raise ValueError(f"tests of type {type(raw).__name__} are none of a mapping, a list of cases and Python source")
+        raise ValueError(f"tests of type {type(raw).__name__} are neither a mapping, a list of cases nor Python source")
     return replace(tests, prefix=prefix + tests.prefix, time_limit_s=_seconds(time_limit))
 
 
-def assertions(source: str, fn_name: str | None = None) -> CodeTests:
-    """Read Python source that asserts things about a function.
+def assertions(source: str, fn_name: str | None = None, solution: str = "") -> CodeTests:
+    """Read Python source with assertions about a function.
 
     It either defines `check(candidate)`, with or without a final line `check(<function>)` that names the
-    function, or uses the function by its name.
+    function, or uses the function by its name, in assert statements or in tests as pytest and unittest have them.
+
+    Args:
+        source: the test program.
+        fn_name: the function under test, if the source does not name it.
+        solution: a right program, if the row has one; it defines the function under test.
 
     Raises:
-        ValueError: for source that is no Python, and for a `check` that nobody says what to apply to.
+        ValueError: for source that is not Python, and for a `check` without a function to check.
     """
     call = _CHECK_CALL.search(source)
     if call:
         source, fn_name = source[: call.start()], fn_name or call["function"]
-    tree = _parsed(source)
+    tree = parsed(source)
     defines_check = any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
     if defines_check and not fn_name:
         raise ValueError("the tests define check(candidate), and nothing names the function to check")
-    if not defines_check and not any(isinstance(node, ast.Assert | ast.Raise) for node in ast.walk(tree)):
+    if not defines_check and not any(map(_asserts, ast.walk(tree))):
         raise ValueError("the test program asserts nothing")
-    return CodeTests("assert", fn_name=_dotted(fn_name) if fn_name else _function_under_test(tree), check=source)
+    name = _dotted(fn_name) if fn_name else function_under_test(tree, functions_in(solution))
+    return CodeTests("assert", fn_name=name, check=source)
+
+
+def _asserts(node: ast.AST) -> bool:
+    """Whether this is an assertion, a `raise`, or a call such as `self.assertEqual` or `pytest.raises`."""
+    if isinstance(node, ast.Assert | ast.Raise):
+        return True
+    name = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+    return name.startswith("assert") or name in ("raises", "fail")
 
 
 def decode_private_tests(text: str) -> str:
     """Return the JSON of LiveCodeBench's `private_test_cases`: JSON itself, or base64(zlib(pickle(JSON))).
 
-    Nothing is unpickled: the opcodes are read, and a text is all that they may describe.
+    The pickle is not loaded: its opcodes are read, and they may describe only one text.
 
     Raises:
-        ValueError: for anything else, and for more than 256 MiB.
+        ValueError: for other formats, and for more than 256 MiB.
     """
     if text.lstrip().startswith("["):
         return text
@@ -117,31 +137,31 @@ def decode_private_tests(text: str) -> str:
     return texts[0]
 
 
-def _from_mapping(raw: Mapping[str, Any], fn_name: str | None, starter_code: str) -> CodeTests:
+def _from_mapping(raw: Mapping[str, Any], fn_name: str | None, starter_code: str, solution: str) -> CodeTests:
     for key, read in _MAPPINGS.items():
         if key in raw:
-            return read(raw, fn_name, starter_code)
+            return read(raw, fn_name, starter_code, solution)
     raise ValueError(f"tests with the keys {', '.join(map(str, raw))} have none of {', '.join(_MAPPINGS)}")
 
 
-def _from_functional(raw: Mapping[str, Any], fn_name: str | None, starter_code: str) -> CodeTests:
-    return assertions(_text(raw, "functional"), fn_name)
+def _from_functional(raw: Mapping[str, Any], fn_name: str | None, starter_code: str, solution: str) -> CodeTests:
+    return assertions(_text(raw, "functional"), fn_name, solution)
 
 
-def _from_test_code(raw: Mapping[str, Any], fn_name: str | None, starter_code: str) -> CodeTests:
+def _from_test_code(raw: Mapping[str, Any], fn_name: str | None, starter_code: str, solution: str) -> CodeTests:
     tests = assertions(_text(raw, "test_code"), _text(raw, "entry_point", "") or fn_name)
     prefix = _text(raw, "import_prefix", "")
     return replace(tests, prefix=prefix if not prefix or prefix.endswith("\n") else prefix + "\n")
 
 
-def _from_inputs(raw: Mapping[str, Any], fn_name: str | None, starter_code: str) -> CodeTests:
+def _from_inputs(raw: Mapping[str, Any], fn_name: str | None, starter_code: str, solution: str) -> CodeTests:
     inputs, outputs = raw["inputs"], raw.get("outputs")
     if not isinstance(inputs, list) or not isinstance(outputs, list):
         raise ValueError("inputs and outputs must both be lists, one entry per test")
     name = _text(raw, "fn_name", "") or fn_name
     if not name:
         return CodeTests("stdin", tuple(map(_stdin_text, inputs)), tuple(map(_stdin_text, outputs)))
-    # APPS and TACO wrap each value of a function once more; the return type tells a list of one from a wrapped value.
+    # APPS and TACO wrap each value of a function in a list. The return type shows whether the value itself is a list.
     if not _returns_list(name, starter_code) and all(isinstance(out, list) and len(out) == 1 for out in outputs):
         outputs = [out[0] for out in outputs]
     return _calls(_method(name, starter_code), inputs, outputs)
@@ -167,8 +187,8 @@ def _from_cases(cases: Sequence[Mapping[str, Any]], fn_name: str | None, starter
     raise ValueError(f"tests of the kinds {', '.join(sorted(map(repr, kinds)))} cannot be run together")
 
 
-# The first key that is present decides.
-_MAPPINGS: dict[str, Callable[[Mapping[str, Any], str | None, str], CodeTests]] = {
+# The first key in the data decides.
+_MAPPINGS: dict[str, Callable[[Mapping[str, Any], str | None, str, str], CodeTests]] = {
     "functional": _from_functional,
     "test_code": _from_test_code,
     "inputs": _from_inputs,
@@ -219,26 +239,6 @@ def _returns_list(fn_name: str, starter_code: str) -> bool:
     return re.search(signature, starter_code, re.IGNORECASE) is not None
 
 
-def _parsed(source: str) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "\d" in somebody's docstring
-        try:
-            return ast.parse(source)
-        except (SyntaxError, RecursionError, MemoryError) as error:
-            raise ValueError(f"the tests are no Python: {error}") from None
-
-
-def _function_under_test(tree: ast.Module) -> str | None:
-    """The first function that an assertion calls and that neither Python nor the test program defines."""
-    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            name = node.func.id
-            if name not in defined and not hasattr(builtins, name):
-                return name
-    return None
-
-
 def _text(raw: Mapping[str, Any], key: str, default: str | None = None) -> str:
     value = raw.get(key, default)
     if not isinstance(value, str):
@@ -247,7 +247,7 @@ def _text(raw: Mapping[str, Any], key: str, default: str | None = None) -> str:
 
 
 def _seconds(limit: Any) -> float | None:
-    """Read a time limit; a text without seconds in it, or none at all, leaves the limit to the grader."""
+    """Read a time limit; None for an empty value or a text without seconds: the limit of the grader counts."""
     if isinstance(limit, Mapping):
         whole, nanos = limit.get("seconds") or 0, limit.get("nanos") or 0
         if not isinstance(whole, int) or not isinstance(nanos, int) or not 0 <= whole < 1e6 or not 0 <= nanos < 1e9:

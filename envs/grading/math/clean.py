@@ -1,7 +1,8 @@
-"""One spelling for the many ways to write a formula: LaTeX noise, unicode symbols, words in the middle of math.
+r"""One spelling for the many ways to write a formula: LaTeX noise, unicode symbols, words in the middle of math.
 
-The result of `clean` is plain ASCII as far as possible, with few LaTeX commands: \\frac, \\sqrt, \\text{words}, greek
-letters, functions. `key` of it decides whether two formulas are the same text.
+The result of `clean` is plain ASCII as far as possible, with few LaTeX commands: \frac, \sqrt, greek letters,
+functions, `\text{words}` around everything that is a word, `\and ` and `\or ` between the parts of a list. `key` of it
+decides whether two formulas are the same text.
 """
 
 from __future__ import annotations
@@ -9,56 +10,96 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from envs.grading.math.symbols import COMMANDS, UNICODE
+from envs.grading.math.symbols import BASES, COMMANDS, FUNCTION_ALIASES, FUNCTIONS, UNICODE
+from envs.grading.math.units import LETTER_UNITS, SHORT_WORDS, read_words
+
+FUNCTION_NAMES = frozenset(name[1:] for name in FUNCTIONS)
 
 _COMMAND = re.compile(r"\\(?:[a-zA-Z]+|.)", re.DOTALL)
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")
-
 _OTHER_DIGIT = re.compile(r"[^\x00-\x7f]")
 
-_TEXT_GROUP = re.compile(r"\\text\s*\{([^{}]*)\}")
-_TEXT_MATH = re.compile(r"\s*(?:[A-Za-z]|\(?[A-J]\)?[.:]?|[-+]?[\d.,]+)\s*")
+# What is invisible goes with its content; of a colour and the like only the name goes.
+_INVISIBLE = re.compile(r"\\[hv]?phantom\s*\{[^{}]*\}|\\(?:[hv]space\*?|label|tag)\s*\{[^{}]*\}|\\(?:left|right)\s*\.")
+_COLOUR = re.compile(r"\\(?:textcolor|colorbox|color)\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}|\\bbox\s*\[[^\]]*\]")
+
+_TEXT_GROUP = re.compile(r"\\text\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_MATH_SIGN = re.compile(r"[\^_=<>+]")
+_TWO_LETTERS = re.compile(r"[^\W\d_]{2}")
 _DIGIT = re.compile(r"\d")
-_AND = re.compile(r"\\text\{[^{}]*\}|,?\s?\b(?:and|or)\b\s?,?", re.IGNORECASE)
-_PERCENT = re.compile(r"\\?\b(?:percentage|percent|pct)\b\.?")
+_BEFORE_UNIT = re.compile(r"(?:[\d})]|\\mu|[\d}]\s*\\frac\s*\{|\}\{|\}\s*[*/])\s*\Z")
+_AFTER_UNIT = re.compile(r"\s*(?:[,;:/.$)}]|\\text|\Z)")
+_WORD = re.compile(
+    r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[clr|]*\})?|\\text\{[^{}]*\}|\\[A-Za-z]+|_\s*\{[^{}]*\}|[A-Za-z][A-Za-z'-]*"
+)
+_ADJACENT_TEXT = re.compile(r"\\text\{([^{}]*)\}\s*\\text\{([^{}]*)\}")
+_JOINER = re.compile(r"[,;]?\s*\\text\{[\s,]*(and|or)[\s,]*\}\s*[,;]?", re.IGNORECASE)
+_EDGE_JOINER = re.compile(r"\\text\{\s*(and|or)\s+([^{}]+)\}|\\text\{([^{}]+)\s(and|or)\s*\}", re.IGNORECASE)
+_PERCENT = re.compile(r"\\text\{\s*(?:per ?cent(?:age)?|pct|%)\.?\s*\}", re.IGNORECASE)
 _NAMES = re.compile(
-    r"(?<![\\a-zA-Z])(sqrt|pi|infinity|infty|inf|oo|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log"
-    r"|exp|cup|pm)(?![a-zA-Z])"
+    r"\\text\{[^{}]*\}|(?<![\\a-zA-Z])(sqrt|pi|infinity|infty|inf|oo|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log"
+    r"|exp|cup)(?![a-zA-Z])"
 )
 _NAME_COMMANDS = {"infinity": r"\infty", "inf": r"\infty", "oo": r"\infty"}
+_HALF_OF_DAY = re.compile(r"(?<=\d)\s*(\\text\{\s*)?([AaPp])\.?\s?[Mm]\b\.?")
+_TH = r"(?:st|nd|rd|th)"
+_ORDINAL = re.compile(
+    rf"(?<=\d)\s*(?:\^\s*)?(?:\{{\s*(?:\\text\{{\s*{_TH}\s*\}}|{_TH})\s*\}}|\\text\{{\s*{_TH}\s*\}}|{_TH}\b)(?!\s*\w)"
+)
+_BASE = re.compile(
+    rf"_\s*\{{?\s*\\text\s*\{{\s*(?:base\b)?\s*\}}?\s*(\d+|{'|'.join(BASES)})(?:\s*\}}){{1,2}}", re.IGNORECASE
+)
+_MONEY = re.compile(r"(\\\$|[$€£¥₹₽₩])\s*(-?(?:\d[\d,]*(?:\.\d+)?|\.\d+))")
+_PRICES = re.compile(r"(?:[^$]*(?<![^\s(])\$\d[^$]*)+(?<!\$)")
+_CURRENCIES = {"€": "euro", "£": "pound sterling", "¥": "yuan", "₹": "rupee", "₽": "ruble", "₩": "won"}
+_BRACED_SIGN = re.compile(r"(?<![A-Za-z])\{([:.])\}")
 _DEGREES = re.compile(r"\^\s*(?:°|\{\s*°\s*\})")
-_APPROX = re.compile(r"≈|~=")
+_OHM = re.compile(r"(?<=[\d} ])\s*\\Omega\s*\Z")
+_CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}")
+_INDEX = r"\{?\s*(\d+)\s*\}?"
+_COMBINATIONS = re.compile(
+    rf"(?:\{{\s*\}})?\s*[_^]{_INDEX}\s*C_{_INDEX}|(?<![A-Za-z\\])C_{_INDEX}\^{_INDEX}|(?<![A-Za-z\\])C\((\d+)\s*,\s*(\d+)\)"
+)
 _THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2})((?: \d{3})+|(?:,\d{3})+)(?!\d|,\d)")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2})((?: \d{3})+)(?!\d)")
-_SHORT_FRACTION = re.compile(r"\\frac\s*(\{[^{}]*\}|\d|[a-zA-Z])\s*(\{[^{}]*\}|\d|[a-zA-Z])")
+_ARGUMENT = r"\s*(?:\{([^{}]*)\}|([0-9a-zA-Z]))"
+_SHORT_FRACTION = re.compile(rf"\\(frac|binom){_ARGUMENT}{_ARGUMENT}")
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z])")
-_EDGES = ' .,;:*`"?\\'
+_BRACED = re.compile(r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)(?<!\\)\}")
+_EDGES = ' .,;:*`"\\'
 
+_SYSTEM = re.compile(r"(?:\\left)?\s*\\(?:\{|lbrace)\s*\\begin\s*\{(aligned|gathered|split)\}(.*)\\end\s*\{\1\}")
 _ENVIRONMENT = re.compile(
-    r"\\begin\s*\{(?:aligned|align\*?|gathered|equation\*?|split)\}|\\end\s*\{[a-z]+\*?\}|(?<!\\)&"
+    r"\\begin\s*\{(?:aligned|align\*?|gathered|equation\*?|split)\}|\\end\s*\{(?!cases)[a-z]+\*?\}|(?<!\\)&"
 )
 _SPACES_IN_KEY = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])|(?<=\d) (?=[A-Za-z])|(?<=[A-Za-z]) (?=\d)")
-_BRACED = re.compile(r"([\^_])\{(\w)\}")
+# TeX takes one digit or letter as an exponent or an index, people mean the whole number.
+_BARE_SCRIPT = re.compile(r"(?<=\\log_)(\d)(?=\d+(?![\d\sA-Za-z(\\]))|(?<=[\^_])(\d+|[A-Za-z])")
 
 
-def clean(text: str) -> str:
-    """Return the formula in its one spelling; linear in the length of the text."""
+def clean(text: str, *, join_thousands: bool = True) -> str:
+    """Return the formula in its one spelling; linear in the length of the text.
+
+    Args:
+        join_thousands: whether 40,150 is a number; else it is a list.
+    """
     text = " ".join(text.split())
-    if text.isascii():
-        if text.isalnum() and not text.isalpha():
-            return text
+    if text.isascii() and text.isdigit():
+        return text
+    text = text.replace("{,}", "").replace(r"\! ", r"\!").replace(r"\!", "")
+    if "$" in text or not text.isascii():
+        text = _MONEY.sub(lambda match: _money(match, text), text)
         text = text.replace(r"\$", "").replace("$", "")
-    else:
         text = _OTHER_DIGIT.sub(_ascii_digit, text.translate(UNICODE))
-    if "\\" in text:
-        text = _clean_latex(text)
+    if "\\" in text or "{" in text:
+        text = _clean_latex(_BRACED_SIGN.sub(r"\1", text))
     text = text.replace("~", " ").strip()
-    text = text.replace("{,}", "") if "{,}" in text else text
     if not text.isascii() or any(map(str.isalpha, text)):
         text = _clean_words(text)
-    # (1,234) is a point.
-    thousands = _SPACED_THOUSANDS if "(" in text or "[" in text or r"\{" in text else _THOUSANDS
-    text = thousands.sub(_join_thousands, text)
+    if join_thousands:
+        # (1,234) is a point.
+        thousands = _SPACED_THOUSANDS if "(" in text or "[" in text or r"\{" in text else _THOUSANDS
+        text = thousands.sub(lambda match: match[0].replace(",", "").replace(" ", ""), text)
     return _trim(text)
 
 
@@ -66,63 +107,106 @@ def key(cleaned: str) -> str:
     """Return what two cleaned formulas share exactly when they are the same text up to blanks and braces."""
     text = cleaned
     if "\\" in text:
-        text = _SHORT_FRACTION.sub(_brace_fraction, text)
+        text = _SHORT_FRACTION.sub(r"\\\1{\2\3}{\4\5}", text)
         text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
-    text = _BRACED.sub(r"\1\2", text)
+    if "^" in text or "_" in text:
+        text = _BARE_SCRIPT.sub(r"{\1\2}", text)
     return _SPACES_IN_KEY.sub("", text)
 
 
 def _clean_latex(text: str) -> str:
-    is_matrix = "matrix" in text or "array" in text
-    if not is_matrix:
+    if text.count("\\begin") == 1:
+        text = _SYSTEM.sub(lambda match: f"\\begin{{cases}}{match[2].replace('&', '')}\\end{{cases}}", text)
+    if not any(name in text for name in ("matrix", "array", "cases")):
         text = _DOUBLED.sub(r"\\", text)
         text = _ENVIRONMENT.sub(" ", text)
-    text = text.replace(r"\! ", r"\!").replace(r"\qquad", r"\;").replace(r"\quad", r"\;")
+    text = _COLOUR.sub("", _INVISIBLE.sub("", text))
     text = _COMMAND.sub(lambda match: COMMANDS.get(match[0], match[0]), text)
     if "°" in text:
         text = _DEGREES.sub("°", text)
-    return _TEXT_GROUP.sub(_clean_text_group, text)
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    return _OHM.sub(r"\\text{ohm}", _TEXT_GROUP.sub(_clean_text_group, _clean_after_digits(text)))
+
+
+def _clean_after_digits(text: str) -> str:
+    text = _BASE.sub(lambda match: f"_{{{BASES.get(match[1].lower(), match[1])}}}", text)
+    text = _HALF_OF_DAY.sub(lambda match: f"\\text{{{match[2].lower()}m" + (" " if match[1] else "}"), text)
+    return _ORDINAL.sub("", text)
 
 
 def _clean_text_group(match: re.Match) -> str:
-    content = match[1].strip()
-    if not content:
-        return " "
-    lowered = content.lower().strip(" ,.")
-    if lowered in ("and", "or", ""):
-        return " , "
-    if lowered in ("percent", "percentage", "pct", "%"):
-        return "%"
-    if _TEXT_MATH.fullmatch(content) or _DIGIT.search(content):
-        return content
+    content = " ".join(re.sub(r"\\text\s*\{|[\\~]", " ", match[1]).replace("{", "").replace("}", "").split())
+    if not content.strip(" ,."):
+        return " , " if "," in content else " "
+    before = match.string[max(0, match.start() - 16) : match.start()]
+    is_after_number = _BEFORE_UNIT.search(before) is not None
+    content = FUNCTION_ALIASES.get(content, content)
+    if content in FUNCTION_NAMES and not (is_after_number and _AFTER_UNIT.match(match.string, match.end())):
+        return f"\\{content} "
+    if content in LETTER_UNITS and is_after_number:
+        return f"\\text{{{content}}}"
+    is_unit = (
+        content[:1].isalpha()
+        and "," not in content
+        and len(content) > 1
+        and (words := read_words(content))
+        and words.unit
+    )
+    if not is_unit and (_MATH_SIGN.search(match[1]) or not _TWO_LETTERS.search(content) or _DIGIT.search(content)):
+        content = match[1] if _MATH_SIGN.search(match[1]) else content  # \\boldsymbol{2^{n+1}} is no word
+        return content if match[1].strip() == match[1] else f" {content} "
     return f"\\text{{{content}}}"
 
 
 def _clean_words(text: str) -> str:
-    if "≈" in text or "~=" in text:
-        text = _APPROX.sub("≈", text)
-    text = _AND.sub(lambda match: match[0] if match[0].startswith("\\") else " , ", text)
+    text = text.replace("~=", "≈")
+    text = _clean_after_digits(text) if _DIGIT.search(text) else text
+    text = _COMBINATIONS.sub(_combinations, text)
+    text = _NAMES.sub(lambda match: _NAME_COMMANDS.get(match[1], f"\\{match[1]}") if match[1] else match[0], text)
+    text = _WORD.sub(_wrap_word, text)
+    if r"\text" not in text:
+        return text
+    for pattern, replacement in ((_ADJACENT_TEXT, r"\\text{\1 \2}"), (_EDGE_JOINER, _split_joiner)):
+        while (replaced := pattern.sub(replacement, text)) != text:
+            text = replaced
     text = _PERCENT.sub("%", text)
-    return _NAMES.sub(lambda match: _NAME_COMMANDS.get(match[1], "\\" + match[1]), text)
+    return _JOINER.sub(lambda match: f" \\{match[1].lower()} ", text)
 
 
-def _join_thousands(match: re.Match) -> str:
-    return match[1] + match[2].replace(",", "").replace(" ", "")
+def _wrap_word(match: re.Match) -> str:
+    word = match[0]
+    if not word[0].isalpha() or len(word) == 1:
+        return word
+    lowered = word.lower()
+    is_long = len(word) > 3 and not word.isupper() and all(len(part) > 2 for part in word.split("-"))  # not ax-b
+    is_word = is_long or (lowered in SHORT_WORDS and word != "Mm")
+    return f"\\text{{{word}}}" if is_word else word
 
 
-def _brace_fraction(match: re.Match) -> str:
-    parts = (part if part.startswith("{") else f"{{{part}}}" for part in match.groups())
-    return "\\frac" + "".join(parts)
+def _split_joiner(match: re.Match) -> str:
+    words = match.groups()[:2] if match[1] else match.groups()[2:]
+    return " ".join(f"\\text{{{word}}}" for word in words)
+
+
+def _money(match: re.Match, text: str) -> str:
+    """Write $5 as 5 dollars, unless the sign opens a formula: $5$."""
+    num_signs = text.count("$") - text.count(r"\$")
+    if match[1] == "$" and num_signs != 1 and not _PRICES.fullmatch(text):
+        return match[0]
+    return f"{match[2]}\\text{{{_CURRENCIES.get(match[1], 'dollar')}}}"
+
+
+def _combinations(match: re.Match) -> str:
+    total, chosen = (group for group in match.groups() if group is not None)
+    return f"\\binom{{{total}}}{{{chosen}}}"
 
 
 def _ascii_digit(match: re.Match) -> str:
-    value = unicodedata.decimal(match[0], None)
-    return match[0] if value is None else str(value)
+    return str(unicodedata.decimal(match[0], match[0]))
 
 
 def _trim(text: str) -> str:
     """Drop the punctuation around a formula, but not the point of ".5" nor a factorial or a prime."""
-    text = text.lstrip(' ,;:*`"')
-    if text.endswith("..."):
-        return text
-    return text.rstrip(_EDGES)
+    braced = _BRACED.fullmatch(text.strip())
+    text = " ".join((braced[1] if braced else text).split()).lstrip(' ,;:*`"')
+    return text.rstrip(".") + "..." if text.endswith("...") else text.rstrip(_EDGES)

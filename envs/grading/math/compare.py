@@ -1,167 +1,154 @@
 """Whether two answers of any shape are the same: brackets, order, names and number of parts included.
 
-Conventions, where a convention is needed:
-
-- Lists and sets have no order; points and intervals do, and their brackets count. A bare list may stand for the point
-  (1, 2) = 1, 2 and for the set {1, 2} = 1, 2; a point is not a set.
-- An answer that lists more or fewer values than the gold is wrong, whatever they are.
-- "x = 5" is 5, and so is f(x) = 5; x = 5 is not y = 5. An equation that is no such definition equals only equations
-  with the same solutions by a constant factor.
-- An inequality for one name is the interval it describes, whichever of the two the gold is.
-- An option "(C) 42" is the letter C.
+`docs/grading.md` lists the conventions.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
+from envs.grading.math.choices import same_choice
 from envs.grading.math.clean import key
-from envs.grading.math.leaf import Ask, same_leaf, tree_of
-from envs.grading.math.shape import Shape, is_letters_only
-from envs.grading.math.value import Undefined, evaluate, proportional
+from envs.grading.math.equations import same_equation
+from envs.grading.math.leaf import Rules, same_leaf
+from envs.grading.math.number import rational
+from envs.grading.math.relations import FLIPPED
+from envs.grading.math.sets import is_set, same_set
+from envs.grading.math.shape import BOUND, Shape, is_letters_only, is_sum_of_names, point
+from envs.grading.math.units import changes_meaning
 
 MAX_UNORDERED = 60
 
-_OPTION = re.compile(r"\(?([A-J])\)?(?:[).:]+\s*|\s+(?![,=<>+*/^-])|$)(?=[^,]|$)", re.ASCII)
-_GOLD_OPTION = re.compile(r"\(([A-J])\)\s*(?=\S)|([A-J])[.):]\s*(?=\S)|([A-J])\s+(?=[A-Z][a-z])", re.ASCII)
-_SECOND_OPTION = re.compile(r"(?<![A-Za-z])\(?[A-J](?:[).:]|(?= |$))", re.ASCII)
-_LETTER = re.compile(r"\(?([A-J])\)?", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
-_SET_LIKE = re.compile(r"\\(?:setminus|backslash|mathbb|cup|cap|begin|pm|Z|mathbf)|[<>=|]|!=")
+# A gold of this form is rather a number than a list of two.
+_GOLD_DECIMAL_COMMA = re.compile(r"[-+]?(?:0,\d+|\d{4,},\d+|\d+,\d\d+)")
+_WORDS = re.compile(r"\\text\{[^{}]*\}")
+_WORDS_BEFORE_A_NAME = re.compile(r"\\text\{([^{}]*)\}\s*[A-Za-z].*")
+_FUNCTION_NAME = re.compile(r"([A-Za-z](?:_\w|_\{\w+\})?)\(([A-Za-z])\)")
+_UNORDERED = frozenset(("union", "intersection", "or", "and"))
 
 
-def same_answer(gold: Shape, answer: Shape, tolerance: float | None, ask: Ask) -> bool:
+def same_answer(gold: Shape, answer: Shape, rules: Rules) -> bool:
     """Tell whether an answer is the gold.
-
-    Args:
-        tolerance: absolute error that still counts as right, of each number.
-        ask: decides about two formulas that only a computer algebra system understands.
 
     Raises:
         parse.TooLarge: the answer is not worth evaluating.
     """
     if not _names_differ(gold.name, answer.name) and gold.kind == answer.kind and _key(gold) == _key(answer):
         return True
-    option = _same_option(gold.text, answer.text)
-    if option is not None:
-        return option
+    chosen = same_choice(gold, answer)
+    if chosen is not None:
+        return chosen
     if _is_decimal_comma(gold, answer):
-        return same_leaf(gold.text.replace(",", "."), answer.text.replace(",", "."), tolerance, ask)
-    return _Comparison(tolerance, ask).same(gold, answer)
+        return same_leaf(gold.text.replace(",", "."), answer.text.replace(",", "."), rules)
+    return _Comparison(rules).same(gold, answer)
 
 
 class _Comparison:
-    def __init__(self, tolerance: float | None, ask: Ask):
-        self._tolerance = tolerance
-        self._ask = ask
+    def __init__(self, rules: Rules):
+        self._rules = rules
 
     def same(self, gold: Shape, answer: Shape) -> bool:
         if _names_differ(gold.name, answer.name):
-            return False
+            return same_equation(gold, answer)
         gold, answer = _only_item(gold), _only_item(answer)
         if gold.kind == answer.kind == "leaf":
-            return same_leaf(gold.text, answer.text, self._tolerance, self._ask)
+            return same_leaf(gold.text, answer.text, self._rules)
+        if gold.kind == "leaf" and answer.kind == "list" and answer.brackets == "or":
+            return all(self.same(gold, item) for item in answer.items)  # 1/2 or 0.5
         if "relation" in (gold.kind, answer.kind):
             return self._same_relation(gold, answer)
-        if {gold.kind, answer.kind} == {"list", "union"} and _is_union(gold) and _is_union(answer):
-            return self._unordered(gold.items, answer.items)
-        if "list" in (gold.kind, answer.kind) or "set" in (gold.kind, answer.kind):
+        if self._same_structure(gold, answer):
+            return True
+        if _names_differ(*(" ".join(sorted(_variables(shape))) for shape in (gold, answer))):
+            return False
+        return (is_set(gold) or is_set(answer)) and same_set(gold, answer)
+
+    def _same_structure(self, gold: Shape, answer: Shape) -> bool:
+        kinds = {gold.kind, answer.kind}
+        brackets = gold.brackets, answer.brackets
+        if kinds <= {"list", "set"}:
+            if "and" in brackets and any(item.kind == "interval" for item in gold.items):
+                return False  # k < 1 and k != 0 is a set, and its parts are no list
             return self._same_list(gold, answer)
-        if gold.kind == answer.kind == "union":
-            return self._unordered(gold.items, answer.items) or self._ask_about(gold, answer)
-        if gold.kind == answer.kind and gold.kind in ("tuple", "matrix"):
-            return gold.brackets == answer.brackets and self._ordered(gold.items, answer.items)
-        if {gold.kind, answer.kind} == {"tuple", "matrix"}:
-            point, matrix = (gold, answer) if gold.kind == "tuple" else (answer, gold)
-            return "1" in matrix.brackets.split(" x ") and self._ordered(point.items, matrix.items)
-        return self._ask_about(gold, answer)
+        if kinds == {"list", "tuple"}:
+            return "()" in brackets and self._ordered(_in_order(gold, answer.name), _in_order(answer, gold.name))
+        if kinds == {"tuple", "matrix"}:
+            is_vector = any("1" in size.split(" x ") for size in brackets)
+            return is_vector and self._ordered(gold.items, answer.items)
+        if kinds == {"ratio"}:
+            return self._same_ratio(gold.items, answer.items)
+        if kinds == {"cases"}:
+            return self._unordered(_rows(gold), _rows(answer))
+        if gold.kind != answer.kind and kinds != {"interval", "tuple"}:
+            return False
+        if gold.kind in _UNORDERED:
+            return self._unordered(gold.items, answer.items)
+        return brackets[0] == brackets[1] and self._ordered(gold.items, answer.items)
 
     def _same_list(self, gold: Shape, answer: Shape) -> bool:
-        kinds = {gold.kind, answer.kind}
-        if kinds <= {"list", "set"}:
-            gold, answer = _with_own_names(gold), _with_own_names(answer)
-            gold_items, answer_items = _named(gold), _named(answer)
-            if gold_items and answer_items:
-                return gold_items.keys() == answer_items.keys() and all(
-                    self.same(item, answer_items[name]) for name, item in gold_items.items()
-                )
-            if gold_items or answer_items:
-                return self._ordered(gold.items, answer.items)
-            return self._unordered(gold.items, answer.items)
-        if kinds == {"list", "tuple"}:
-            values, point = (gold, answer) if gold.kind == "list" else (answer, gold)
-            names = point.name[1:-1].split(",") if point.name.startswith("(") else []
-            named = _named(values)
-            if named and sorted(named) == sorted(names):
-                values = Shape("list", values.text, tuple(named[name] for name in names))
-            pair = (values, point) if gold.kind == "list" else (point, values)
-            return point.brackets == "()" and self._ordered(pair[0].items, pair[1].items)
-        if kinds == {"list", "matrix"} or kinds == {"set", "tuple"} or "leaf" in kinds:
-            return False
-        return self._ask_about(gold, answer)
+        gold, answer = _with_own_names(gold), _with_own_names(answer)
+        named = _named(gold), _named(answer)
+        if all(named):
+            return named[0].keys() == named[1].keys() and all(self.same(named[0][n], named[1][n]) for n in named[0])
+        return (self._ordered if any(named) else self._unordered)(gold.items, answer.items)
 
-    def _ordered(self, gold: tuple[Shape, ...], answer: tuple[Shape, ...]) -> bool:
+    def _ordered(self, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool:
         return len(gold) == len(answer) and all(map(self.same, gold, answer))
 
-    def _unordered(self, gold: tuple[Shape, ...], answer: tuple[Shape, ...]) -> bool:
+    def _unordered(self, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool:
         if len(set(map(_key, gold))) == len(gold):
             answer = tuple({_key(item): item for item in answer}.values())  # saying something twice adds nothing
         if len(gold) != len(answer) or len(gold) > MAX_UNORDERED:
-            return len(gold) == len(answer) and sorted(map(_key, gold)) == sorted(map(_key, answer))
+            return sorted(map(_key, gold)) == sorted(map(_key, answer))
         left = list(answer)
         for item in gold:
-            twin = next((other for other in left if _key(other) == _key(item)), None)
-            twin = twin or next((other for other in left if self.same(item, other)), None)
+            twins = (other for other in left if _key(other) == _key(item) and not _names_differ(item.name, other.name))
+            twin = next(twins, None) or next((other for other in left if self.same(item, other)), None)
             if twin is None:
                 return False
             left.remove(twin)
         return True
 
+    def _same_ratio(self, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool:
+        return len(gold) == len(answer) and all(
+            same_leaf(f"({one.text})*({answer[0].text})", f"({other.text})*({gold[0].text})", self._rules)
+            for one, other in zip(gold, answer, strict=True)
+        )
+
     def _same_relation(self, gold: Shape, answer: Shape) -> bool:
-        if gold.kind != "relation" and not gold.name:
-            return gold.kind != "leaf" and self._ask_about(gold, answer)
         if answer.kind != "relation" and not answer.name:
-            if gold.brackets == "=" and is_letters_only(gold.items[0].text):
-                return self.same(gold.items[1], answer)
-            return answer.kind != "leaf" and self._ask_about(gold, answer)
-        sides = [_difference(shape) for shape in (gold, answer)]
-        if None in sides:
-            return self._ask_about(gold, answer)
-        (gold_sign, gold_tree), (answer_sign, answer_tree) = sides
-        if gold_sign != answer_sign:
-            return False
-        try:
-            if not proportional(gold_tree, answer_tree):
-                return gold_sign != "=" and self._ask_about(gold, answer)
-            return gold_sign in ("=", "!=") or _same_sign(gold_tree, answer_tree)
-        except Undefined:
-            return False
+            left = gold.items[0].text
+            is_asked = gold.brackets == "=" and (is_letters_only(left) or rational(left) is not None)
+            return is_asked and self.same(gold.items[-1], answer)
+        if gold.kind != "relation" and not gold.name:
+            is_asked = answer.brackets == "=" and is_sum_of_names(answer.items[0].text)
+            return is_asked and self.same(gold, answer.items[-1])
+        if self._same_sides(gold, answer):
+            return True
+        return same_equation(gold, answer)
 
-    def _ask_about(self, gold: Shape, answer: Shape) -> bool:
-        for shape in (gold, answer):
-            if shape.kind == "leaf" and not _SET_LIKE.search(shape.text):
-                return False  # a number or a word is no interval, set or matrix
-        return self._ask(gold.text, answer.text)
-
-
-def _only_item(shape: Shape) -> Shape:
-    return shape.items[0] if shape.kind in ("list", "set") and len(shape.items) == 1 else shape
-
-
-def _is_union(shape: Shape) -> bool:
-    """Tell whether this is a union or a list of inequalities: x < 2 or x > 3."""
-    return shape.kind == "union" or all(item.kind == "tuple" and item.name for item in shape.items)
+    def _same_sides(self, gold: Shape, answer: Shape) -> bool:
+        signs = answer.brackets.split()
+        flipped = [FLIPPED.get(sign, sign) for sign in reversed(signs)]
+        return any(
+            gold.brackets.split() == order and self._ordered(gold.items, items)
+            for order, items in ((signs, answer.items), (flipped, answer.items[::-1]))
+        )
 
 
 def _key(shape: Shape) -> str:
     return key(shape.text)
 
 
+def _only_item(shape: Shape) -> Shape:
+    return shape.items[0] if shape.kind in ("list", "set") and len(shape.items) == 1 else shape
+
+
 def _with_own_names(shape: Shape) -> Shape:
     r"""Return x = \pm 2 with both of its values named x."""
-    if not shape.name:
-        return shape
     return replace(shape, items=tuple(replace(item, name=item.name or shape.name) for item in shape.items))
 
 
@@ -171,59 +158,45 @@ def _named(shape: Shape) -> dict[str, Shape]:
     return items if len(items) == len(shape.items) > 1 and "" not in items else {}
 
 
+def _in_order(shape: Shape, order: str) -> Sequence[Shape]:
+    """Return the items in the order of a point's names: y = 4, x = 3 beside (x, y)."""
+    names = order.strip("()").split(",")
+    is_about_point = sorted(names) == sorted(item.name for item in shape.items)
+    return sorted(shape.items, key=lambda item: names.index(item.name)) if is_about_point else shape.items
+
+
+def _variables(shape: Shape) -> set[str]:
+    """Return the names of an answer and of its parts."""
+    return ({shape.name} | set().union(*map(_variables, shape.items))) - {"", BOUND}
+
+
 def _names_differ(gold: str, answer: str) -> bool:
-    if not gold or not answer or gold == answer or "\\text" in gold + answer:
+    if not gold or not answer or gold == answer:
         return False
-    function = re.compile(r"\w\(.+\)")
-    if (gold == "y" and function.fullmatch(answer)) or (answer == "y" and function.fullmatch(gold)):
+    if "\\text" in gold + answer:
+        if _has_changing_words(gold) != _has_changing_words(answer):
+            return True
+        gold, answer = (_WORDS.sub("", name).strip() for name in (gold, answer))
+        return bool(gold and answer) and gold != answer
+    functions = [_FUNCTION_NAME.fullmatch(name) for name in (gold, answer)]
+    if (gold == "y" and functions[1]) or (answer == "y" and functions[0]):
         return False
-    heads = [name.split("_")[0] for name in (gold, answer)]
     one_has_no_subscript = ("_" in gold) != ("_" in answer)
-    return not (one_has_no_subscript and heads[0] == heads[1])
+    return not (one_has_no_subscript and gold.split("_")[0] == answer.split("_")[0])
 
 
-def _difference(shape: Shape):
-    """Return ("=", "<" or "<=", left side minus right side) of a relation or a definition; None beyond the grammar."""
-    if shape.kind == "relation":
-        left, sign, right = shape.items[0].text, shape.brackets, shape.items[1].text
-    else:
-        left, sign, right = shape.name, "=", shape.text.rsplit("=", 1)[-1]
-    if sign in (">", ">="):
-        left, sign, right = right, {">": "<", ">=": "<="}[sign], left
-    trees = tree_of(left), tree_of(right)
-    if sign not in ("=", "<", "<=", "!=") or None in trees:
-        return None
-    return sign, ("subtract", *trees)
+def _has_changing_words(name: str) -> bool:
+    r"""Tell whether a name is one with words before it that change it: \text{the opposite of }x."""
+    words = _WORDS_BEFORE_A_NAME.fullmatch(name)
+    return words is not None and changes_meaning(words[1])
 
 
-def _same_sign(gold_tree, answer_tree) -> bool:
-    ratio = evaluate(("divide", gold_tree, answer_tree), 0)
-    return ratio.real > 0 if hasattr(ratio, "real") else ratio > 0
-
-
-def _same_option(gold: str, answer: str) -> bool | None:
-    """Compare the letters of a multiple-choice question; None when the gold is no option."""
-    letter = _LETTER.fullmatch(gold)
-    described = None if letter else _GOLD_OPTION.match(gold)
-    if letter is None and (described is None or _SECOND_OPTION.search(gold, described.end())):
-        return None
-    chosen = _LETTER.fullmatch(answer) or _OPTION.match(answer)
-    if chosen and _SECOND_OPTION.search(answer, chosen.end()):
-        return False
-    gold_letter = letter[1] if letter else next(group for group in described.groups() if group)
-    if chosen is None:
-        rest = gold[described.end() :] if described else gold
-        return None if not described else key(rest).casefold() == key(answer).casefold()
-    return chosen[1] == gold_letter
+def _rows(cases: Shape) -> tuple[Shape, ...]:
+    return tuple(map(point, zip(cases.items[::2], cases.items[1::2], strict=True)))
 
 
 def _is_decimal_comma(gold: Shape, answer: Shape) -> bool:
     """Tell whether one side is a number written like 2,74 and the other a single number."""
-    sides = [shape for shape in (gold, answer) if shape.kind == "list"]
-    if len(sides) != 1 or {gold.kind, answer.kind} != {"leaf", "list"}:
-        return False
-    text = sides[0].text
-    if not _DECIMAL_COMMA.fullmatch(text):
-        return False
-    whole, decimals = text.lstrip("+-").split(",")
-    return sides[0] is answer or whole == "0" or len(whole) > 3 or len(decimals) > 1
+    if (gold.kind, answer.kind) == ("list", "leaf"):
+        return bool(_GOLD_DECIMAL_COMMA.fullmatch(gold.text))
+    return (gold.kind, answer.kind) == ("leaf", "list") and bool(_DECIMAL_COMMA.fullmatch(answer.text))

@@ -1,85 +1,80 @@
-"""The grader of math answers.
+r"""The grader of math answers.
 
-An answer is read (`text`), brought to one spelling (`clean`), taken apart (`shape`) and compared part by
-part (`compare`, `leaf`) with exact arithmetic (`value`). Only formulas outside that grammar go to
-math-verify, in a child process that is killed at the deadline. The conventions are in the docstrings of `leaf`
-and `compare`, except two:
-
-- Of several boxes the last counts; boxes that are joined by commas or "and" are one list.
-- A formula that is no final answer (an integral, a sum, a tower of powers) is "guarded", unless the gold is the same
-  text. It is never evaluated, and repeating the integral of the question earns nothing.
+An answer is found (`text`), brought to one spelling (`clean`), taken apart (`reading`) and compared part by part
+(`compare`, `leaf`, `sets`) with exact arithmetic (`value`). Nothing in it runs the model's text or searches for a
+proof: every step is linear in the length of the answer or bounded, so that it needs no process that can be killed.
+`docs/grading.md` lists the conventions.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import re
 from functools import lru_cache
-from time import monotonic
 
 from envs.grading.answers import MathAnswer
-from envs.grading.child import Child, ChildDied, ChildError, ChildTimeout
+from envs.grading.math.arithmetic import begin_completion
 from envs.grading.math.clean import clean, key
 from envs.grading.math.compare import same_answer
-from envs.grading.math.guard import is_costly
+from envs.grading.math.golds import mend_escapes
+from envs.grading.math.leaf import Rules
 from envs.grading.math.parse import TooLarge
-from envs.grading.math.shape import shape
-from envs.grading.math.text import boxed_answer, chosen_letter, final_answer, is_prose
+from envs.grading.math.reading import shape
+from envs.grading.math.shape import Shape
+from envs.grading.math.text import boxed_answer, chosen_letter, final_answer
+from envs.grading.math.words import as_text, split_qualifier, strip_lead
 from envs.text_env import Grade
 
+DECIMALS = ("rounded", "exact")
 CACHE_ANSWERS = 4_096
-MIN_ASK_S = 0.01
-# A gold of fewer words, "July 4", is an answer and not a sentence that holds one.
-MIN_PROSE_WORDS = 4
 # Longer answers are only compared as texts.
 MAX_ANSWER_CHARS = 10_000
-MAX_CHILD_ANSWERS = 20_000
-MAX_CHILD_GROWTH_BYTES = 1 << 30
 
-_FACTORY = "envs.grading.math.verify_worker:make_verifier"
-
-
-class _Guarded(Exception):
-    pass
+_PERCENT = re.compile(r"%|\bper ?cent", re.IGNORECASE)
+_BOUND = re.compile(r"\\pi|°|\\mathbb\{Z\}|\\in\s*Z|\\text\{[^{}]*integer")
+_BOUND_NAMES = frozenset("knmljptzcCKN")
+_FUNCTION = re.compile(r"([A-Za-z])\(([A-Za-z])\)\s*=")
+_CONSTANTS = re.compile(r"[^A-Z]*\+\s*C"), re.compile(r"[^A-Z]*\+\s*[CcKk]")  # of integration
+_NAMED = re.compile(r"[A-Za-z]\s*(?:=|\\in(?![a-z]))")
+_LETTER_OR_WORD = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
+_DIGITS_AND_COMMAS = re.compile(r"[\d,\s]+")
 
 
 class MathGrader:
-    """Grades completions of math problems.
-
-    It starts a child process when it first needs one; use it as a context manager, or call `close`. A copy in another
-    process (pickle) starts a child of its own. Not for several threads at once.
+    """Grades completions of math problems. Not for several threads at once.
 
     Args:
-        timeout_s: Seconds that one completion may take; above 0. The start of the child does not count.
+        decimals: "rounded": a decimal of at least four significant digits answers an exact gold that it is the rounding
+            of; "exact": it must be equal.
 
     Raises:
-        ValueError: for a `timeout_s` that is not above 0.
+        ValueError: for other `decimals`.
     """
 
-    def __init__(self, timeout_s: float = 5.0):
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s={timeout_s!r} must be above 0")
-        self.timeout_s = timeout_s
-        self._child = Child(_FACTORY, max_answers=MAX_CHILD_ANSWERS, max_growth_bytes=MAX_CHILD_GROWTH_BYTES)
-        self._verdicts: OrderedDict[tuple[MathAnswer, str], Grade] = OrderedDict()
+    def __init__(self, decimals: str = "rounded"):
+        if decimals not in DECIMALS:
+            raise ValueError(f"decimals={decimals!r} is not one of {', '.join(DECIMALS)}")
+        self.decimals = decimals
 
-    def grade(self, answer: MathAnswer, completion: str) -> Grade:
+    def grade(self, answer: MathAnswer, completion: str, question: str = "") -> Grade:
         """Grade a completion for training: only what is in its last \\boxed{...} counts.
 
         This is what prompts ask for, and without it a completion could mention many numbers and end well by chance.
         A completion without a complete box after its thought is "no_answer".
+
+        Args:
+            question: the problem; where it speaks of percent, 5% answers the gold 5.
         """
-        return self._graded(answer, boxed_answer(completion))
+        return self._graded(answer, boxed_answer(completion), bool(_PERCENT.search(question)))
 
     def grade_text(self, answer: MathAnswer, text: str) -> Grade:
         """Grade a text with or without a box; without one, its final answer is what reads like one."""
         found = final_answer(text)
         if found is not None and "\\boxed" not in text and _is_letter(answer.golds[0]):
             found = chosen_letter(text) or found
-        return self._graded(answer, found)
+        return self._graded(answer, found, percent=False)
 
     def close(self) -> None:
-        """End the child process, if there is one; a later call starts it again."""
-        self._child.close()
+        """Do nothing: there is no process to end. Graders of programs have one."""
 
     def __enter__(self) -> MathGrader:
         return self
@@ -87,74 +82,88 @@ class MathGrader:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _graded(self, answer: MathAnswer, extracted: str | None) -> Grade:
+    def _graded(self, answer: MathAnswer, extracted: str | None, percent: bool) -> Grade:
         if extracted is None or not extracted.strip():
             return Grade(0.0, False, None, "no_answer")
-        cache_key = (answer, extracted)
-        grade = self._verdicts.get(cache_key)
-        if grade is None:
-            status = self._status(answer, extracted)
-            correct = status == "ok"
-            grade = Grade(float(correct), correct, extracted, status)
-            if status in ("ok", "wrong", "guarded"):
-                self._verdicts[cache_key] = grade
-                if len(self._verdicts) > CACHE_ANSWERS:
-                    self._verdicts.popitem(last=False)
-        return grade
+        status = _status(answer, extracted, Rules(answer.tolerance, self.decimals == "rounded", percent))
+        return Grade(float(status == "ok"), status == "ok", extracted, status)
 
-    def _status(self, answer: MathAnswer, extracted: str) -> str:
-        cleaned = clean(extracted)
-        cleaned_golds = [_cleaned_gold(gold) for gold in answer.golds]
-        if answer.require_all and len(cleaned_golds) > 1:
-            cleaned_golds = [" , ".join(cleaned_golds)]
-        if key(cleaned) in map(key, cleaned_golds):
-            return "ok"
-        if len(cleaned) > MAX_ANSWER_CHARS or any(len(gold) > MAX_ANSWER_CHARS for gold in cleaned_golds):
-            return "guarded"
-        golds = [_shape(gold) for gold in cleaned_golds]
-        given = shape(cleaned)
-        self._left_s = self.timeout_s
-        statuses = []
-        for gold in golds:
-            try:
-                if same_answer(gold, given, answer.tolerance, self._ask):
-                    return "ok"
-                statuses.append("wrong")
-            except (_Guarded, TooLarge):
-                statuses.append("guarded")
-            except ChildTimeout:
-                statuses.append("timeout")
-            except ChildDied:
-                statuses.append("sandbox_error")
-        return max(statuses, key=("wrong", "guarded", "timeout", "sandbox_error").index)
 
-    def _ask(self, gold: str, answer: str) -> bool:
-        """Ask math-verify about a pair of formulas, within what is left of the completion's time."""
-        if is_costly(gold, answer):
-            raise _Guarded
-        for attempts_left in (1, 0):
-            self._child.start()
-            start = monotonic()
-            try:
-                return self._child.ask((gold, answer), self._left_s)
-            except ChildError:
-                return False  # math-verify cannot read it
-            except ChildDied:
-                if not attempts_left:
-                    raise
-            finally:
-                self._left_s = max(MIN_ASK_S, self._left_s - (monotonic() - start))
+@lru_cache(maxsize=CACHE_ANSWERS)
+def _status(answer: MathAnswer, extracted: str, rules: Rules) -> str:
+    golds = answer.golds
+    if answer.require_all and len(golds) > 1:
+        golds = (" , ".join(map(_bare, golds)),)
+    cleaned = clean(extracted)
+    texts = [text for gold in golds for text in _readings(gold)]
+    worded = [as_text(text) for text in texts if r"\text" in text]
+    if key(cleaned) in map(key, texts) or (worded and cleaned and as_text(cleaned) in worded):
+        return "ok"
+    if any(len(text) > MAX_ANSWER_CHARS for text in (cleaned, *texts)):
+        return "guarded"
+    begin_completion()
+    status = "wrong"
+    for gold in texts:
+        try:
+            if _same(gold, extracted, cleaned, rules):
+                return "ok"
+        except TooLarge:
+            status = "guarded"
+    return status
+
+
+def _same(gold: str, extracted: str, cleaned: str, rules: Rules) -> bool:
+    gold_body, gold_about = split_qualifier(gold)
+    gold_shape = _shape(gold_body)
+    if gold_shape.kind == "list" and "," in extracted and _DIGITS_AND_COMMAS.fullmatch(extracted):
+        cleaned = clean(extracted, join_thousands=False)  # 40,150 beside 40, 150
+    body, about = split_qualifier(strip_lead(cleaned))
+    if same_answer(gold_shape, shape(body), rules):
+        return True
+    names = _bound_names(gold_body, gold_about, body, about)
+    return bool(names) and same_answer(gold_shape, shape(_renamed(body, names)), rules)
+
+
+def _bound_names(gold: str, gold_about: str, answer: str, about: str) -> dict[str, str]:
+    r"""Return how the bound letters of an answer are called in the gold: x = n\pi, f(t) = t + 1."""
+    functions = _FUNCTION.match(gold), _FUNCTION.match(answer)
+    if None not in functions and functions[0][1] == functions[1][1]:
+        ours, theirs = functions[0][2], functions[1][2]
+        return {theirs: ours, ours: theirs} if ours != theirs else {}
+    bodies = [_NAMED.sub("", text) for text in (gold, answer)]
+    letters = [{token for token in _LETTER_OR_WORD.findall(body) if len(token) == 1} for body in bodies]
+    only_gold, only_answer = letters[0] - letters[1], letters[1] - letters[0]
+    is_constant = all(pattern.fullmatch(text) for pattern, text in zip(_CONSTANTS, (gold, answer), strict=True))
+    is_solution = "=" in gold or "," in gold or gold_about
+    is_bound = is_constant or (is_solution and _BOUND.search(gold + gold_about + about))
+    if len(only_gold) != 1 or len(only_answer) != 1 or not is_bound:
+        return {}
+    names = only_gold | only_answer
+    return {only_answer.pop(): only_gold.pop()} if names <= _BOUND_NAMES else {}
+
+
+def _renamed(text: str, names: dict[str, str]) -> str:
+    """Return a cleaned formula with other letters; words and commands stay."""
+    return _LETTER_OR_WORD.sub(lambda match: names.get(match[0], match[0]), text)
 
 
 @lru_cache(maxsize=16_384)
-def _cleaned_gold(gold: str) -> str:
-    text = gold
-    if "\\boxed" in gold or "\\fbox" in gold or (is_prose(gold) and len(gold.split()) >= MIN_PROSE_WORDS):
-        text = final_answer(gold) or gold
-    return clean(text)
+def _readings(gold: str) -> tuple[str, ...]:
+    """Return the cleaned gold, and what it states when it is a sentence."""
+    cleaned = clean(_bare(gold))
+    return tuple(dict.fromkeys((cleaned, strip_lead(cleaned))))
 
 
-_shape = lru_cache(maxsize=16_384)(shape)
+def _bare(gold: str) -> str:
+    text = mend_escapes(gold)
+    if "\\boxed" in text or "\\fbox" in text:
+        return final_answer(text) or text
+    return text
+
+
+@lru_cache(maxsize=16_384)
+def _shape(cleaned: str) -> Shape:
+    return shape(cleaned)
 
 
 def _is_letter(gold: str) -> bool:

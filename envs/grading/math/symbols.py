@@ -1,119 +1,86 @@
-"""Tables: what commands, unicode symbols and units of measure are called in the one spelling of `clean`."""
+"""Tables: what commands, unicode and symbols are called in the one spelling of `clean`."""
 
 # Lists of words read better as one text, and symbols that look like others are the point of this file.
 # ruff: noqa: SIM905, RUF001
 
-_NOTHING = (
-    "left right mleft mright big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle "
-    "scriptstyle limits nolimits mathstrut hline allowbreak rm bf it ensuremath strut null"
-).split()
-_TEXT = (
-    "text textbf textit textrm textnormal textsf texttt mathrm mathbf mathit mathsf mathtt mathnormal mbox hbox bm "
-    "boldsymbol operatorname emph underline"
-).split()
+import unicodedata
+
+_NOTHING = r"""
+    left right mleft mright middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle
+    scriptstyle scriptscriptstyle limits nolimits mathstrut hline allowbreak rm bf it ensuremath strut null noindent
+    newline par qed square blacksquare checkmark tiny small normalsize large Large LARGE huge Huge centering mathop
+    mathrel protect relax bigstar nonumber notag hfill smallskip medskip bigskip ! $ [ ] ( ) /
+"""
+_TEXT = """
+    text textbf textit textrm textnormal textsf texttt mathrm mathbf mathit mathsf mathtt mathnormal mbox hbox bm
+    boldsymbol operatorname emph underline textup pmb mathcal Bbb
+"""
+_SPELLINGS = r"""
+    dfrac \frac tfrac \frac cfrac \frac dbinom \binom tbinom \binom cdot * times * ast * div / lt < gt >
+    le <= leq <= leqslant <= ge >= geq >= geqslant >= ne != neq != approx ≈ simeq ≈ thickapprox ≈ doteq ≈
+    ldots ... dots ... cdots ... dotsc ... dotsb ... vert | lvert | rvert | mid | colon : langle ( rangle )
+    lbrace \{ rbrace \} lbrack [ rbrack ] varnothing \emptyset oslash \emptyset backslash \setminus land \wedge
+    lor \vee lnot \neg bmod \text{mod} degree ° circ ° % % _ _ imath i varphi \phi tg \tan ctg \cot
+    arctg \arctan arcctg \arccot lg \log_{10}
+"""
+_PAIRS = _SPELLINGS.split()
 COMMANDS = (
-    {f"\\{name}": "" for name in _NOTHING}
-    | {f"\\{name}": r"\text" for name in _TEXT}
-    | {f"\\{name}": r"\frac" for name in ("dfrac", "tfrac", "cfrac")}
-    | {f"\\{name}": r"\binom" for name in ("dbinom", "tbinom")}
-    | {f"\\{name}": "*" for name in ("cdot", "times", "ast")}
+    {f"\\{name}": "" for name in _NOTHING.split()}
+    | {f"\\{name}": r"\text" for name in _TEXT.split()}
     | {f"\\{name}": " " for name in (",", ";", ":", " ", ">", "\n", "quad", "qquad", "enspace", "thinspace", "space")}
-    | {f"\\{name}": "<=" for name in ("le", "leq", "leqslant")}
-    | {f"\\{name}": ">=" for name in ("ge", "geq", "geqslant")}
-    | {f"\\{name}": "≈" for name in ("approx", "simeq", "thickapprox", "doteq")}
-    | {f"\\{name}": "..." for name in ("ldots", "dots", "cdots", "dotsc", "dotsb")}
-    | {f"\\{name}": "|" for name in ("vert", "lvert", "rvert", "mid")}
-    | {f"\\{name}": "" for name in ("!", "$", "[", "]", "(", ")", "/")}
-    | {
-        r"\lt": "<",
-        r"\gt": ">",
-        r"\ne": "!=",
-        r"\neq": "!=",
-        r"\div": "/",
-        r"\lbrace": r"\{",
-        r"\rbrace": r"\}",
-        r"\lbrack": "[",
-        r"\rbrack": "]",
-        r"\varnothing": r"\emptyset",
-        r"\degree": "°",
-        r"\circ": "°",
-        r"\langle": "(",
-        r"\rangle": ")",
-        r"\colon": ":",
-        r"\%": "%",
-        r"\_": "_",
-        r"\imath": "i",
-        r"\varphi": r"\phi",
-        r"\tg": r"\tan",
-        r"\ctg": r"\cot",
-        r"\lg": r"\log_{10}",
-    }
+    | {f"\\{name}": spelling for name, spelling in zip(_PAIRS[::2], _PAIRS[1::2], strict=True)}
 )
+_GREEK = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega
+    Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega
+"""
+GREEK = frozenset(f"\\{name}" for name in [*_GREEK.split(), "varepsilon", "vartheta", "ell", "hbar"])
+
+
+def _greek(name: str) -> str:
+    case = "SMALL" if name.islower() else "CAPITAL"
+    return unicodedata.lookup(f"GREEK {case} LETTER {name.upper().replace('LAMBDA', 'LAMDA')}")
+
+
+def _fraction(char: str) -> str:
+    top, bottom = unicodedata.normalize("NFKC", char).split("\u2044")
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
+
 UNICODE = str.maketrans(
-    dict.fromkeys("−–—‐‑﹣－", "-")
+    {_greek(name): f"\\{name} " for name in [*_GREEK.split(), "pi"]}
+    | {char: _fraction(char) for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"}
+    | {chr(0xFF01 + n): chr(0x21 + n) for n in range(94)}  # characters of full width
+    | dict.fromkeys("−–—‐‑﹣－", "-")
     | dict.fromkeys("×·⋅∙∗＊", "*")
     | dict.fromkeys("\u00a0\u2009\u202f\u2002\u2003\u3000", " ")
     | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", None)
-    | dict.fromkeys("$€£¥₹₽₩₫฿₺₴", None)
-    | {"÷": "/", "∕": "/", "⁄": "/", "／": "/", "＋": "+", "＝": "=", "％": "%", "：": ":", "；": ";"}
-    | {"，": ",", "、": ",", "．": ".", "（": "(", "）": ")", "［": "[", "］": "]", "｛": r"\{", "｝": r"\}"}
-    | {"≤": "<=", "≥": ">=", "⩽": "<=", "⩾": ">=", "≠": "!=", "＜": "<", "＞": ">", "≅": "≈", "≃": "≈"}
+    | dict.fromkeys("$€£¥₹₽₩₫฿₺₴■□✓✔", None)
+    | {"÷": "/", "∕": "/", "⁄": "/", "、": ",", "｛": r"\{", "｝": r"\}", "º": "°", "˚": "°", "′": "'", "’": "'"}
+    | {"≤": "<=", "≥": ">=", "⩽": "<=", "⩾": ">=", "≠": "!=", "≅": "≈", "≃": "≈", "…": "...", "。": ".", "‖": r"\|"}
     | {"∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∞": r"\infty ", "±": r"\pm ", "√": r"\sqrt ", "∅": r"\emptyset "}
-    | {"π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda "}
-    | {"ω": r"\omega ", "φ": r"\phi ", "μ": r"\mu ", "σ": r"\sigma ", "Δ": r"\Delta ", "ℝ": r"\mathbb{R}"}
-    | {"º": "°", "˚": "°", "′": "'", "’": "'", "…": "...", "。": ".", "‖": r"\|"}
+    | {"∖": r"\setminus ", "∧": r"\wedge ", "∨": r"\vee ", "¬": r"\neg ", "∀": r"\forall ", "ℝ": r"\mathbb{R}"}
+    | {"µ": r"\mu ", "\u2126": r"\Omega "}
+    | {chr(0x2460 + n): f"({n + 1})" for n in range(20)}
     | {char: f"^{power}" for power, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
     | {char: f"_{index}" for index, char in enumerate("₀₁₂₃₄₅₆₇₈₉")}
-    | {"½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}"}
-    | {"⅕": r"\frac{1}{5}", "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}", "⅛": r"\frac{1}{8}"}
-)
-GREEK = frozenset(
-    f"\\{name}"
-    for name in (
-        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
-        "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar"
-    ).split()
 )
 FUNCTIONS = frozenset(
     f"\\{name}"
-    for name in "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp max min gcd lcm".split()
+    for name in """
+        sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch ln log exp
+        max min gcd lcm
+    """.split()
 )
-_UNITS = {
-    canonical: names.split()
-    for canonical, names in {
-        "mm": "mm millimeter millimetre",
-        "cm": "cm centimeter centimetre",
-        "dm": "dm decimeter decimetre",
-        "m": "m meter metre",
-        "km": "km kilometer kilometre",
-        "in": "in inch inches inche",
-        "ft": "ft foot feet",
-        "yd": "yd yard",
-        "mi": "mi mile",
-        "mg": "mg milligram",
-        "g": "g gram gm",
-        "kg": "kg kilogram",
-        "lb": "lb pound",
-        "s": "s sec second",
-        "min": "min minute",
-        "h": "h hr hour",
-        "day": "day",
-        "week": "week",
-        "year": "year yr",
-        "mL": "ml milliliter millilitre",
-        "L": "l liter litre",
-        "km/h": "km/h kmh kmph kph",
-        "m/s": "m/s",
-        "mph": "mph",
-        "J": "j joule",
-        "N": "n newton",
-        "W": "w watt",
-        "V": "v volt",
-        "A": "a ampere amp",
-        "Hz": "hz hertz",
-        "dollar": "dollar",
-        "cent": "cent",
-    }.items()
+# What some languages call them.
+FUNCTION_ALIASES = {
+    "tg": "tan",
+    "ctg": "cot",
+    "arctg": "arctan",
+    "arcctg": "arccot",
+    "sh": "sinh",
+    "ch": "cosh",
+    "th": "tanh",
 }
-UNIT_OF = {name: canonical for canonical, names in _UNITS.items() for name in names}
-COUNTED = frozenset("unit square sq cubic cu degree deg yuan rupee euro percent point apple person people".split())
+# 101_{\text{two}}
+BASES = {name: str(base) for base, name in enumerate("two three four five six seven eight nine ten".split(), start=2)}

@@ -26,6 +26,8 @@ _BOX_NAMES = ("\\boxed", "\\fbox")
 # What stands between two boxes of one list: "\boxed{1} \text{ and } \boxed{2}".
 _SEPARATORS = re.compile(r"(?:[\s$,;]|\\[()\[\],;! ]|\\q?quad(?![a-z])|\\text\s*\{\s*(?:and|or)\s*\}|and|or)*")
 _ENDS_IN_AND = re.compile(r"(?<![a-z])and[\s$}(\[\\]*\Z")
+# The name of a box: "x = \boxed{1} and y = \boxed{2}".
+_BOX_NAME = re.compile(r"(?<![A-Za-z\\])([A-Za-z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")
 _SENTENCE_END = re.compile(r"[.:!?]\s|\n")
 
 _SPECIAL_TOKEN = re.compile(r"<\|[a-z_]{2,20}\|>")
@@ -34,6 +36,8 @@ _ANCHOR = re.compile(
     r"(?:answer|réponse|respuesta|antwort|答案)\s*(?:is|are|est|es|ist|should be|is for sure|[:=\uff1a是为])*\s*",
     re.IGNORECASE,
 )
+# Minerva's prompt ends its answers with this line.
+_CLOSING_LINE = re.compile(r"\s*I hope it is correct\.?\s*\Z")
 _MATH = re.compile(
     r"\$\$([^$]{1,2000})\$\$"
     r"|(?<!\\)\$((?:[^$\\]|\\.){1,2000})\$"
@@ -74,13 +78,10 @@ def final_answer(text: str) -> str | None:
     if part is None or not part.strip():
         return None
     boxed = _last_boxes(part)
-    if boxed is not None:
+    if boxed is not None or (_BOX.search(part) and "\\boxed{" not in part):
         return boxed
-    cut_off = part.rfind("\\boxed{")
-    if cut_off >= 0:
-        return part[cut_off + len("\\boxed{") :].strip() or None
-    if _BOX.search(part):
-        return None
+    if "\\boxed{" in part:  # it was cut off
+        return part.rpartition("\\boxed{")[2].strip() or None
     return _unboxed(_SPECIAL_TOKEN.split(part)[0].strip())
 
 
@@ -120,7 +121,8 @@ def _is_word(token: str) -> bool:
 
 
 def _last_boxes(text: str) -> str | None:
-    boxes: list[str] = []
+    contents: list[str] = []
+    boxes: list[str] = []  # the same with the names before them
     after: int | None = None  # where the box that follows in the list starts
     end = len(text)
     for _ in range(MAX_BOXES):
@@ -129,15 +131,20 @@ def _last_boxes(text: str) -> str | None:
             break
         end = start
         box = _box_at(text, start)
+        if box is None and after is None and text.startswith("{", _BOX.match(text, start).end()):
+            return None  # the last box was cut off
         if after is None:
             if box is None:
                 continue
         elif box is None or box[1] > after or not _joins(text[box[1] : after]):
             break
-        if box[0] not in boxes:
-            boxes.insert(0, box[0])
-        after = start
-    return ", ".join(boxes) if boxes else None
+        name = _BOX_NAME.search(text, max(0, start - MAX_CONNECTOR_CHARS), start)
+        content = f"{name[1]} = {box[0]}" if name and "=" not in box[0] else box[0]
+        if box[0] not in contents:
+            contents.insert(0, box[0])
+            boxes.insert(0, content)
+        after = name.start() if name else start
+    return contents[0] if len(contents) == 1 else ", ".join(boxes) or None
 
 
 def _box_at(text: str, start: int) -> tuple[str, int] | None:
@@ -172,22 +179,13 @@ def _unboxed(text: str) -> str | None:
         return tags[-1].strip() or None
     if "####" in text:
         return text[text.rfind("####") + 4 :].strip().split("\n")[0] or None
-    text = text.replace("**", "")
-    if len(text) > MAX_TAIL_CHARS:
-        whole_number = text.strip().lstrip("-")
-        if whole_number.isascii() and whole_number.isdigit():
-            return text.strip()
-        text = text[-MAX_TAIL_CHARS:]
+    text = _CLOSING_LINE.sub("", text[-MAX_TAIL_CHARS:].replace("**", ""))
     anchors = list(_ANCHOR.finditer(text))
+    tail = text[anchors[-1].end() :].strip() if anchors else ""
     if not is_prose(text):
-        tail = text[anchors[-1].end() :].strip(" \n") if anchors else ""
         return tail or text or None
-    text = re.sub(r"\s*I hope it is correct\.?\s*\Z", "", text)
-    anchors = list(_ANCHOR.finditer(text))
-    if anchors:
-        tail = text[anchors[-1].end() :].strip()
-        if any(char.isalnum() for char in tail):
-            return tail if not is_prose(tail) else _last_formula(_first_sentence(tail)) or _last_formula(tail)
+    if any(map(str.isalnum, tail)):
+        return tail if not is_prose(tail) else _last_formula(_first_sentence(tail)) or _last_formula(tail)
     return _last_formula(text) or text
 
 

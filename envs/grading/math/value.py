@@ -1,140 +1,185 @@
-"""The value of a formula: an exact fraction where it has one, else 60 digits at fixed points for its names.
+"""The value of a formula: an exact fraction where it has one, else digits enough to see its smallest term.
 
-Two formulas with the same values at three points are taken for equal, which is how polynomial identities are tested:
+Two formulas with the same values at many points are taken for equal, which is how polynomial identities are tested:
 the points are arbitrary 64-bit fractions, so a wrong answer hits all of them with a probability of about 1e-18 per
-degree. Nothing here runs for long: numbers beyond `MAX_BITS` bits raise `TooLarge` before they are computed.
+degree. Names stand for numbers of both signs and of several magnitudes, because absolute values, roots and integer
+parts differ in some places only.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
-from typing import Any
 
-import mpmath
-
+from envs.grading.math.arithmetic import (
+    BITS,
+    MAX_PRECISION,
+    NOISE_BITS,
+    Undefined,
+    Value,
+    is_real,
+    magnitude,
+    mp,
+    operate,
+    rounded,
+    to_mp,
+)
 from envs.grading.math.parse import TooLarge, Tree
 
-DIGITS = 60
-MAX_BITS = 20_000
-MAX_FACTORIAL = 1_000
-POSITIVE_POINTS = (0, 1)
-MIXED_POINT = 2
+# How many points the values are compared at: the first two have positive names and may have complex values.
+NUM_PRIMARY = 2
+NUM_POINTS = 9
+# Points from this number on stand for whole numbers.
+WHOLE = 100
+WHOLE_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 12, 30, 97, 256, 1000)
 
-_SAME = 1e-40
-_ZERO = 1e-55
-
-_mp = mpmath.MPContext()  # of its own: nobody else's precision changes ours
-_mp.dps = DIGITS
-
-Value = Any  # Fraction | mpf | mpc
-
-
-class Undefined(ValueError):
-    """The formula has no value: a division by zero, 0^0, the logarithm of zero."""
+_WHOLE_NAMES = frozenset("nmkljpqrNMKL")
+_OF_WHOLE_NUMBERS = frozenset(("floor", "ceil", "factorial", "binomial", "gcd", "lcm"))
+_RATIONAL = frozenset(("number", "name", "add", "subtract", "multiply", "divide", "negate"))
 
 
 def same_value(left: Tree, right: Tree) -> bool:
     """Tell whether two formulas are the same number or the same function of their names.
 
-    Names stand for positive numbers. At one more point, where they stand for positive and negative ones, the values
-    must agree if both are real, so that x and |x| differ while ln(x^2) and 2 ln(x) do not. `\\log` without a base is
-    natural or decimal, whichever makes them equal.
+    Where a value is not real though its names are, as that of the root of a negative number, the two need not agree,
+    so that x and |x| differ while ln(x^2) and 2 ln(x) do not; where names are positive they must. `\\log` without a
+    base is natural or decimal, whichever makes them equal.
 
     Raises:
         Undefined: a formula has no value.
-        TooLarge: a value is beyond the limits of this module.
+        TooLarge: a value is beyond the limits of `arithmetic`.
     """
-    return any(
-        all(_agree(evaluate(left, point, base), evaluate(right, point, base)) for point in POSITIVE_POINTS)
-        and _agree_if_real(left, right, base)
-        for base in _log_bases(left, right)
-    )
+    bases = (None, 10) if _has(left, {"log"}) or _has(right, {"log"}) else (None,)
+    return any(all(_same_at(left, right, point, base) for point in _points(left, right)) for base in bases)
 
 
-def proportional(left: Tree, right: Tree) -> bool:
-    """Tell whether left = 0 and right = 0 are one equation because one side is the other times a number."""
-    ratios = []
-    for point in (*POSITIVE_POINTS, MIXED_POINT):
-        numerator, denominator = evaluate(left, point), evaluate(right, point)
-        if numerator == 0 or denominator == 0:
-            return False
-        ratios.append(_divide(numerator, denominator))
-    return _agree(ratios[0], ratios[1]) and _agree(ratios[0], ratios[2])
-
-
-def number(tree: Tree) -> Value | None:
-    """Return the value of a formula without names; None for one with names."""
-    return None if has_names(tree) else evaluate(tree, POSITIVE_POINTS[0])
-
-
-def has_names(tree: Tree) -> bool:
-    """Tell whether a formula depends on anything."""
-    return tree[0] == "name" or any(has_names(part) for part in tree[1:] if isinstance(part, tuple))
-
-
-def distance(left: Value, right: Value) -> Value:
-    """Return |left - right|."""
-    return abs(_subtract(left, right))
-
-
-def _log_bases(left: Tree, right: Tree) -> tuple[int | None, ...]:
-    return (None, 10) if _has(left, "log") or _has(right, "log") else (None,)
-
-
-def _has(tree: Tree, operation: str) -> bool:
-    return tree[0] == operation or any(_has(part, operation) for part in tree[1:] if isinstance(part, tuple))
-
-
-def _agree_if_real(left: Tree, right: Tree, base: int | None) -> bool:
-    if not (has_names(left) or has_names(right)):
-        return True
-    try:
-        values = evaluate(left, MIXED_POINT, base), evaluate(right, MIXED_POINT, base)
-    except Undefined:
-        return True
-    return not all(_is_real(value) for value in values) or _agree(*values)
-
-
-def _is_real(value: Value) -> bool:
-    return isinstance(value, Fraction) or abs(_mp.im(value)) <= _ZERO
-
-
-def _agree(left: Value, right: Value) -> bool:
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return left == right
-    left, right = _to_mp(left), _to_mp(right)
-    error = abs(left - right)
-    return bool(error <= _SAME * max(abs(left), abs(right)) or error <= _ZERO)
-
-
-def evaluate(tree: Tree, point: int, log_base: int | None = None) -> Value:
+def evaluate(tree: Tree, point: int) -> Value:
     """Return the value of a formula at one of the points.
 
     Raises:
         Undefined: it has none.
-        TooLarge: it is, or something in it is, beyond the limits of this module.
+        TooLarge: it is, or something in it is, beyond the limits of `arithmetic`.
     """
-    operation = tree[0]
-    if operation == "number":
-        return tree[1]
-    if operation == "name":
-        return _at(tree[1], point)
-    if operation == "constant":
-        return +_mp.pi if tree[1] == "pi" else _mp.exp(1)
-    if operation == "imaginary":
-        return _mp.mpc(0, 1)
-    values = [evaluate(part, point, log_base) for part in tree[1:]]
-    if operation == "log":
-        value = _OPERATIONS["ln"](*values)
-        return value if log_base is None else _divide(value, _mp.ln(log_base))
-    value = _OPERATIONS[operation](*values)
-    if isinstance(value, Fraction) and value.numerator.bit_length() + value.denominator.bit_length() > 2 * MAX_BITS:
-        raise TooLarge("many digits")
-    return value
+    return _Evaluation(point, None, BITS).value(tree)
+
+
+def real(tree: Tree, point: int = 0) -> Fraction:
+    """Return the value of a formula at one of the points, rounded so that equal values are equal fractions.
+
+    Raises:
+        Undefined: it has none, or it is not real.
+        TooLarge: as in `evaluate`.
+    """
+    return rounded(evaluate(tree, point))
+
+
+@lru_cache(maxsize=1024)
+def names(tree: Tree) -> frozenset[str]:
+    """Return the names in a formula."""
+    if tree[0] == "name":
+        return frozenset((tree[1],))
+    return frozenset().union(*map(names, _parts(tree)))
+
+
+def replaced(tree: Tree, name: str, by: Tree | int) -> Tree:
+    """Return the formula with another one, or a number, in the place of a name."""
+    if tree == ("name", name):
+        return by if isinstance(by, tuple) else ("number", Fraction(by))
+    return tuple(replaced(part, name, by) if isinstance(part, tuple) else part for part in tree)
+
+
+def _points(*trees: Tree) -> range:
+    if not any(map(names, trees)):
+        return range(1)
+    if any(_has(tree, _OF_WHOLE_NUMBERS) or _alternates(tree) for tree in trees):
+        return range(WHOLE, WHOLE + len(WHOLE_NUMBERS))
+    return range(NUM_PRIMARY if all(map(_is_rational, trees)) else NUM_POINTS)
+
+
+def _same_at(left: Tree, right: Tree, point: int, log_base: int | None) -> bool:
+    """Tell whether two formulas have the same value at a point; true where only one is real, but not at the first."""
+    bits = BITS
+    while True:
+        states = [_Evaluation(point, log_base, bits), _Evaluation(point, log_base, bits)]
+        values = [state.value_or_none(tree) for tree, state in zip((left, right), states, strict=True)]
+        if None in values:
+            if values == [None, None] and point % WHOLE == 0:
+                raise Undefined("no value")
+            return values == [None, None] or point % WHOLE >= NUM_PRIMARY
+        if point % WHOLE >= NUM_PRIMARY and any(state.left_reals for state in states):
+            return True
+        if all(isinstance(value, Fraction) for value in values):
+            return values[0] == values[1]
+        high = max(state.high for state in states)
+        span = high - min(state.low for state in states)
+        if 2 * span + 100 <= bits:
+            error = abs(to_mp(values[0]) - to_mp(values[1]))
+            return bool(error <= mp.ldexp(1, max(high, *map(magnitude, values)) - bits + BITS - NOISE_BITS))
+        bits = 2 * span + 200
+        if bits > MAX_PRECISION:
+            raise TooLarge("many digits")
+
+
+class _Evaluation:
+    """One evaluation, with what it met: the largest and the smallest binary exponent, and whether it left the reals."""
+
+    def __init__(self, point: int, log_base: int | None, bits: int):
+        self._point = point
+        self._log_base = log_base
+        mp.prec = bits
+        self.high = self.low = 0
+        self.left_reals = False
+
+    def value(self, tree: Tree) -> Value:
+        match tree:
+            case ("number", value):
+                return value
+            case ("name", name):
+                return _at(name, self._point)
+            case ("constant", name):
+                return +mp.pi if name == "pi" else mp.exp(1)
+            case ("imaginary",):
+                return mp.mpc(0, 1)
+            case ("log", argument):
+                base = ("exp", ("number", Fraction(1))) if self._log_base is None else ("number", Fraction(10))
+                return self.value(("divide", ("ln", argument), ("ln", base)))
+        operation = tree[0]
+        values = [self.value(part) for part in tree[1:]]
+        value = operate(operation, values)
+        if not self.left_reals and not is_real(value):
+            self.left_reals = all(map(is_real, values))
+        if value != 0 and (operation not in ("add", "subtract") or isinstance(value, Fraction)):
+            exponent = magnitude(value)
+            self.high, self.low = max(self.high, exponent), min(self.low, exponent)
+        return value
+
+    def value_or_none(self, tree: Tree) -> Value | None:
+        try:
+            return self.value(tree)
+        except Undefined:
+            return None
+
+
+def _parts(tree: Tree) -> list[Tree]:
+    return [part for part in tree[1:] if isinstance(part, tuple)]
+
+
+def _has(tree: Tree, operations: set[str] | frozenset[str]) -> bool:
+    return tree[0] in operations or any(_has(part, operations) for part in _parts(tree))
+
+
+def _alternates(tree: Tree) -> bool:
+    """Tell whether there is a (-1)^n in a formula."""
+    if tree[0] == "power" and tree[1] == ("negate", ("number", Fraction(1))) and names(tree[2]):
+        return True
+    return any(map(_alternates, _parts(tree)))
+
+
+def _is_rational(tree: Tree) -> bool:
+    if tree[0] == "power":
+        return tree[2][0] == "number" and tree[2][1].denominator == 1 and _is_rational(tree[1])
+    return tree[0] in _RATIONAL and all(map(_is_rational, _parts(tree)))
 
 
 @cache
@@ -144,143 +189,12 @@ def _hashed(name: str, point: int) -> Fraction:
 
 
 def _at(name: str, point: int) -> Value:
-    value = _hashed(name[:100], point) * 2 + Fraction(1, 2)
-    if point == MIXED_POINT and value < Fraction(2):
-        value = -value
-    return _to_mp(value)
-
-
-def _to_mp(value: Value) -> Value:
-    if isinstance(value, Fraction):
-        return _mp.mpf(value.numerator) / value.denominator
-    return value
-
-
-def _mixed(left: Value, right: Value) -> tuple[Value, Value]:
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return left, right
-    return _to_mp(left), _to_mp(right)
-
-
-def _add(left: Value, right: Value) -> Value:
-    left, right = _mixed(left, right)
-    return left + right
-
-
-def _subtract(left: Value, right: Value) -> Value:
-    left, right = _mixed(left, right)
-    return left - right
-
-
-def _multiply(left: Value, right: Value) -> Value:
-    left, right = _mixed(left, right)
-    return left * right
-
-
-def _divide(left: Value, right: Value) -> Value:
-    if right == 0 or (not isinstance(right, Fraction) and abs(right) <= _ZERO):
-        raise Undefined("division by zero")
-    left, right = _mixed(left, right)
-    return left / right
-
-
-def _power(base: Value, exponent: Value) -> Value:
-    if base == 0:
-        if isinstance(exponent, Fraction) and exponent > 0:
-            return Fraction(0)
-        raise Undefined("zero to the power of zero or less")
-    if isinstance(exponent, Fraction) and exponent.denominator == 1 and isinstance(base, Fraction):
-        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if bits > 1 and abs(exponent) * bits > MAX_BITS:
-            raise TooLarge("a power with many digits")
-        return base ** int(exponent) if bits > 1 else (base if int(exponent) % 2 else Fraction(1))
-    if isinstance(exponent, Fraction) and exponent.denominator % 2 == 1 and _is_real(base) and _mp.re(_to_mp(base)) < 0:
-        size = _power(-base, exponent)  # an odd root of a negative number is real
-        return -size if exponent.numerator % 2 else size
-    base, exponent = _to_mp(base), _to_mp(exponent)
-    if abs(exponent * _mp.ln(base)) > MAX_BITS:
-        raise TooLarge("a power with many digits")
-    return _mp.power(base, exponent)
-
-
-def _root(radicand: Value, index: Value) -> Value:
-    if not isinstance(index, Fraction) or index == 0:
-        return _power(radicand, _divide(Fraction(1), index))
-    return _power(radicand, 1 / index)
-
-
-def _factorial(value: Value) -> Value:
-    if abs(value) > MAX_FACTORIAL:
-        raise TooLarge("the factorial of a large number")
-    if isinstance(value, Fraction) and value.denominator == 1:
-        if value < 0:
-            raise Undefined("the factorial of a negative number")
-        return Fraction(math.factorial(int(value)))
-    return _mp.gamma(_to_mp(value) + 1)
-
-
-def _binomial(total: Value, chosen: Value) -> Value:
-    if abs(total) > MAX_FACTORIAL or abs(chosen) > MAX_FACTORIAL:
-        raise TooLarge("the binomial coefficient of large numbers")
-    if all(isinstance(value, Fraction) and value.denominator == 1 and value >= 0 for value in (total, chosen)):
-        return Fraction(math.comb(int(total), int(chosen)))
-    return _mp.binomial(_to_mp(total), _to_mp(chosen))
-
-
-def _logarithm(value: Value) -> Value:
-    if value == 0:
-        raise Undefined("the logarithm of zero")
-    return _mp.ln(_to_mp(value))
-
-
-def _bounded(function: Callable[[Value], Value], limit: float) -> Callable[[Value], Value]:
-    def call(value: Value) -> Value:
-        if abs(value) > limit:
-            raise TooLarge("a function of a large number")
-        try:
-            return function(_to_mp(value))
-        except (ZeroDivisionError, ValueError, OverflowError):
-            raise Undefined("a pole") from None
-
-    return call
-
-
-def _integer_part(function: Callable[[Fraction], int]) -> Callable[[Value], Value]:
-    def call(value: Value) -> Value:
-        if not _is_real(value):
-            raise Undefined("the integer part of a complex number")
-        if not isinstance(value, Fraction):
-            value = Fraction(int(_mp.floor(_mp.re(value) * 10**30)), 10**30)
-        return Fraction(function(value))
-
-    return call
-
-
-_OPERATIONS: dict[str, Callable[..., Value]] = {
-    "add": _add,
-    "subtract": _subtract,
-    "multiply": _multiply,
-    "divide": _divide,
-    "negate": lambda value: -value,
-    "power": _power,
-    "root": _root,
-    "factorial": _factorial,
-    "binomial": _binomial,
-    "abs": abs,
-    "floor": _integer_part(math.floor),
-    "ceil": _integer_part(math.ceil),
-    "ln": _logarithm,
-    "exp": lambda value: _power(_mp.exp(1), value),
-    "sin": _bounded(_mp.sin, 1e30),
-    "cos": _bounded(_mp.cos, 1e30),
-    "tan": _bounded(_mp.tan, 1e30),
-    "cot": _bounded(_mp.cot, 1e30),
-    "sec": _bounded(_mp.sec, 1e30),
-    "csc": _bounded(_mp.csc, 1e30),
-    "arcsin": _bounded(_mp.asin, 1e30),
-    "arccos": _bounded(_mp.acos, 1e30),
-    "arctan": _bounded(_mp.atan, 1e30),
-    "sinh": _bounded(_mp.sinh, MAX_BITS),
-    "cosh": _bounded(_mp.cosh, MAX_BITS),
-    "tanh": _bounded(_mp.tanh, MAX_BITS),
-}
+    """Return what a name stands for at a point: about 1, of either sign, then about 8, 70, and -8; or whole."""
+    hashed = _hashed(name[:100], point)
+    if point >= WHOLE and (name in _WHOLE_NAMES or point % 3 == 0):
+        start = WHOLE_NUMBERS[point - WHOLE]
+        return Fraction(start + int(hashed * min(3 * start, 2000 - 2 * start + 4)))
+    point %= WHOLE
+    sign = -1 if point in (3, 6) or (point in (2, 5, 8) and hashed < Fraction(1, 2)) else 1
+    size = 2 if point < 4 else 10 if point < 7 else 100
+    return sign * to_mp(hashed * size + (Fraction(1, 2) if point < 4 else 3))

@@ -1,9 +1,10 @@
-"""What confines programs: bubblewrap where user namespaces work, else Landlock, else nothing is run at all."""
+"""Ways to confine programs: bubblewrap if user namespaces work, else Landlock. Without either, no program is run."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 import sysconfig
 import tempfile
@@ -21,28 +22,37 @@ _OWN_FILES = tuple(
         "sandbox_child",
         "sandbox_run",
         "sandbox_calls",
+        "sandbox_check",
+        "sandbox_given",
+        "sandbox_files",
+        "sandbox_gate",
+        "sandbox_pytest",
+        "sandbox_stand_ins",
+        "sandbox_streams",
         "sandbox_watch",
         "sandbox_confine",
+        "code_graph",
         "code_values",
         "landlock",
     )
 )
 _SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_STREAMS = {"stdin": "/streams/stdin", "stdout": "/streams/stdout", "stderr": "/dev/null"}
 _PYTHON_OPTIONS = ("-s", "-S", "-B", "-X", "utf8", "-X", "int_max_str_digits=0")
 _OTHER_PACKAGES = ("site-packages", "dist-packages")
 
 
 @dataclass(frozen=True)
 class VisibleFiles:
-    """What a program can read, besides the system's libraries.
+    """The files that a program can read, besides the system's libraries.
 
     Attributes:
         python: the interpreter, without the symbolic links of a virtual environment.
-        standard: the folder of the standard library, and shared libraries of this interpreter.
-        hidden: folders within the standard library that stay empty: other packages.
+        standard: the folder of the standard library, and the shared libraries of this interpreter.
+        hidden: folders in the standard library that appear empty, because they have other packages.
         packages: folders and files of the chosen packages.
-        package_folders: where these lie.
+        package_folders: the folders that contain these packages.
     """
 
     python: str
@@ -53,23 +63,25 @@ class VisibleFiles:
 
     @property
     def command(self) -> list[str]:
-        """The command line of the interpreter inside."""
+        """The command line of the interpreter in the sandbox."""
         return [self.python, *_PYTHON_OPTIONS, _OWN_FILES[0], *self.package_folders]
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start one sandbox.
+    """The way to start one sandbox.
 
     Attributes:
         command: the command line.
-        scratch: the folder for a program's files, as seen inside.
+        scratch: the folder for a program's files, as a path in the sandbox.
+        streams: the folder of a program's standard input and output, as a path in the sandbox.
         landlock: arguments of `landlock.make_ruleset`; None without Landlock.
-        delete: a folder to remove in the end; None if there is nothing to remove.
+        delete: a folder to remove at the end; None if there is none.
     """
 
     command: list[str]
     scratch: str
+    streams: str
     landlock: dict[str, Any] | None = None
     delete: str | None = None
 
@@ -80,8 +92,9 @@ class Backend:
 
     Attributes:
         name: for messages.
-        launch: called with what is visible and the size of the scratch folder in bytes; OSError says what is missing.
-        remedy: how to get it.
+        launch: called with the visible files and the size of the scratch folder in bytes; raises OSError if something
+            is missing.
+        remedy: what to install for this backend.
     """
 
     name: str
@@ -90,7 +103,10 @@ class Backend:
 
 
 def _bubblewrap(files: VisibleFiles, scratch_bytes: int) -> Launch:
-    command = ["bwrap", "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
+    program = shutil.which("bwrap")
+    if program is None:
+        raise OSError("there is no program bwrap in PATH")
+    command = [program, "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
     command += ["--as-pid-1", "--hostname", "sandbox"]
     for path in _SYSTEM_LIBRARIES:
         command += ["--ro-bind-try", path, path]
@@ -102,11 +118,14 @@ def _bubblewrap(files: VisibleFiles, scratch_bytes: int) -> Launch:
         command += ["--ro-bind", path, path]
     for path in _DEVICES:
         command += ["--dev-bind", path, path]
-    # Not /tmp: the interpreter or a package may lie below it.
-    command += ["--symlink", "/scratch/stdin", "/dev/stdin", "--size", str(scratch_bytes), "--tmpfs", "/scratch"]
+    for number, (name, path) in enumerate(_STREAMS.items()):  # elsewhere these are links into /proc/self/fd
+        command += ["--symlink", path, f"/dev/{name}", "--symlink", path, f"/dev/fd/{number}"]
+    # Not /tmp: the interpreter or a package may be in it.
+    for path in ("/scratch", "/streams"):
+        command += ["--size", str(scratch_bytes), "--tmpfs", path]
     for path in ("/", *files.hidden):
         command += ["--remount-ro", path]
-    return Launch([*command, "--", *files.command], scratch="/scratch")
+    return Launch([*command, "--", *files.command], scratch="/scratch", streams="/streams")
 
 
 def _landlock(files: VisibleFiles, scratch_bytes: int) -> Launch:
@@ -115,14 +134,17 @@ def _landlock(files: VisibleFiles, scratch_bytes: int) -> Launch:
     readable = [path for path in _SYSTEM_LIBRARIES if os.path.exists(path)]
     for path in files.standard:
         readable += _entries_except(path, files.hidden)
-    scratch = tempfile.mkdtemp(prefix="graded-")
+    folder = tempfile.mkdtemp(prefix="graded-")
+    scratch, streams = os.path.join(folder, "scratch"), os.path.join(folder, "streams")
+    os.mkdir(scratch)
+    os.mkdir(streams)
     rules = {
-        "readable": [*readable, *files.packages],
+        "readable": [*readable, *files.packages, os.path.join(streams, "stdin")],
         "listable": [path for path in (*files.standard, *files.package_folders) if os.path.isdir(path)],
-        "devices": list(_DEVICES),
+        "devices": [*_DEVICES, os.path.join(streams, "stdout")],
         "scratch": scratch,
     }
-    return Launch(files.command, scratch, rules, delete=scratch)
+    return Launch(files.command, scratch, streams, rules, delete=folder)
 
 
 BACKENDS = (
@@ -132,12 +154,12 @@ BACKENDS = (
 
 
 def visible_files(packages: Sequence[str]) -> VisibleFiles:
-    """Return what a program needs to run on this interpreter with these packages.
+    """Return the files that a program needs for this interpreter and these packages.
 
     Raises:
         ValueError: for a package that is not installed.
     """
-    base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}  # of a virtual environment's parent
+    base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}  # those of the parent of a virtual environment
     standard = {os.path.realpath(sysconfig.get_path(name, vars=base)) for name in ("stdlib", "platstdlib")}
     libraries = Path(sys.base_prefix, "lib").glob("*.so*")
     found = [path for name in packages for path in _package_paths(name)]
@@ -152,7 +174,7 @@ def visible_files(packages: Sequence[str]) -> VisibleFiles:
 
 
 def _package_paths(name: str) -> list[str]:
-    """The package, and the folder of shared libraries that wheels put beside it."""
+    """The package, and the folder of shared libraries that wheels install next to it."""
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or spec.origin is None:
         raise ValueError(f"packages: {name!r} is not installed")

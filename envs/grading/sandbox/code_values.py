@@ -1,12 +1,14 @@
-"""Python values as JSON and back, between processes that do not trust each other.
+"""Write Python values as JSON and read them back, between processes that do not trust each other.
 
-What is read is data and nothing else: no class is looked up and no code runs, unless the caller's `make` does so.
-JSON stands for itself, except that objects {"kind": content} stand for what JSON lacks. This file is also imported
-inside the sandbox, so it needs nothing but the standard library.
+The reader gets only data: no class is looked up and no code runs, unless the caller's `make` does so. JSON values are
+written unchanged; objects {"kind": content} are values that JSON does not have. This file is also imported in the
+sandbox, so it imports only the standard library.
 """
 
 from collections import deque
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 _COLLECTIONS = {"tuple": tuple, "set": set, "frozenset": frozenset}
@@ -14,11 +16,11 @@ _COLLECTIONS = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 def refuse(kind: str, content: Any) -> Any:
     """A `make` for plain values only."""
-    raise ValueError(f"a value of kind {kind!r} is no plain data")
+    raise ValueError(f"a value of kind {kind!r} is not plain data")
 
 
 def to_tree(value: Any, other: Callable[[Any], dict[str, Any]]) -> Any:
-    """Turn a value into what json.dumps takes.
+    """Turn a value into one that json.dumps takes.
 
     Subclasses of built-in types are written as the built-in type, without calling their methods.
 
@@ -39,6 +41,10 @@ def to_tree(value: Any, other: Callable[[Any], dict[str, Any]]) -> Any:
         return [to_tree(item, other) for item in deque.__iter__(value)]
     if isinstance(value, complex):
         return {"complex": [value.real, value.imag]}
+    if isinstance(value, Decimal):
+        return {"decimal": Decimal.__str__(value)}
+    if isinstance(value, Fraction):
+        return {"fraction": [value.numerator, value.denominator]}
     if isinstance(value, bytes):
         return {"bytes": value.decode("latin-1")}
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
@@ -47,14 +53,14 @@ def to_tree(value: Any, other: Callable[[Any], dict[str, Any]]) -> Any:
 
 
 def from_tree(tree: Any, make: Callable[[str, Any], Any]) -> Any:
-    """Turn back what json.loads read.
+    """Turn a value that json.loads read back into a Python value.
 
     Args:
-        tree: anything that JSON can hold.
-        make: reads what `other` wrote, called with the kind and the content.
+        tree: any JSON value.
+        make: reads the objects that `other` wrote; it is called with the kind and the content.
 
     Raises:
-        ValueError, TypeError, AttributeError, RecursionError: for what `to_tree` does not write.
+        ValueError, TypeError, AttributeError, RecursionError: for a value that `to_tree` does not write.
     """
     if isinstance(tree, list):
         return [from_tree(item, make) for item in tree]
@@ -69,6 +75,10 @@ def from_tree(tree: Any, make: Callable[[str, Any], Any]) -> Any:
         return {from_tree(key, make): from_tree(item, make) for key, item in content}
     if kind == "complex":
         return complex(*content)
+    if kind == "decimal":
+        return Decimal(content)
+    if kind == "fraction":
+        return Fraction(*content)
     if kind == "bytes":
         return content.encode("latin-1")
     return make(kind, content)

@@ -1,13 +1,13 @@
-"""Landlock by raw system calls: which files a process and all that it starts may open, without any privilege.
+"""Landlock by raw system calls: restrict the files that a process and its children may open, without privileges.
 
-Landlock leaves alone what is not an opening, a creation or a removal (chmod, stat, signals, sockets before
-version 4): the seccomp filter stops those that change something; names and sizes of files remain visible.
+Landlock restricts only opening, creating and removing files. It does not restrict chmod, stat, signals, and (before
+version 4) sockets. The seccomp filter stops those that change something. Names and sizes of files remain visible.
 """
 
 import ctypes
 import os
 
-MIN_ABI = 3  # before that, truncation is not covered
+MIN_ABI = 3  # earlier versions do not restrict truncation
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _CREATE_RULESET_VERSION = 1
@@ -38,13 +38,13 @@ def make_ruleset(readable: list[str], listable: list[str], devices: list[str], s
     """Return a file descriptor for `restrict_self`.
 
     Args:
-        readable: files and folders, these with all that they hold.
-        listable: folders whose names of entries can be read, and no more.
+        readable: files, and folders with all their contents.
+        listable: folders of which only the names of the entries can be read.
         devices: files to read and write, such as /dev/null.
-        scratch: the folder where files and folders can be made and removed.
+        scratch: the folder in which files and folders can be created and removed.
 
     Raises:
-        OSError: when a path does not exist or the kernel has no Landlock.
+        OSError: if a path does not exist, or the kernel has no Landlock.
     """
     handled = ctypes.c_uint64(_ALL_OF_ABI_3 | (_IOCTL_DEV if abi() >= 5 else 0))
     ruleset = _call(_CREATE_RULESET, ctypes.byref(handled), ctypes.c_size_t(ctypes.sizeof(handled)), 0)
@@ -59,7 +59,7 @@ def make_ruleset(readable: list[str], listable: list[str], devices: list[str], s
 
 
 def restrict_self(ruleset: int) -> None:
-    """Put the rules in force for this process, for good; it must have set no_new_privs."""
+    """Apply the rules to this process permanently; it must have set no_new_privs."""
     _call(_RESTRICT_SELF, ruleset, 0)
 
 

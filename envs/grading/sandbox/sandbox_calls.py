@@ -1,186 +1,276 @@
-"""Inside the sandbox: a test program and the program under test in two processes, with calls going between them.
+"""In the sandbox: the process of the program under test, which executes the requests of the test program.
 
-The test program holds stand-ins (`Remote`) for what the other process defines. Arguments and results cross as plain
-data, so that nothing the program under test does to its own interpreter (builtins, exceptions, frames, exits) can
-reach the test program. Instances of classes that the prefix defines (ListNode, TreeNode) cross by their attributes,
-both sides having the class; every other object stays where it is, behind another stand-in.
+The test program runs in a separate process (`sandbox_check`), so that changes of the program to its interpreter
+(builtins, exceptions, frames, exits) do not affect it. Values are sent as copies (`code_graph`). Other objects stay in
+their process, and a number is sent for them. Lists and similar values that a function has changed are sent back with
+its result. Both sides can send requests: a function that the tests pass as an argument stays in the process of the
+tests, and is called from here.
 """
 
 import builtins
 import json
+import operator
 import os
 import struct
+import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
-from code_values import from_tree, to_tree
-from sandbox_run import LIBRARY, RESULT_FD, execute, find_function, new_module, open_standard_files
+from code_graph import Node, Reader, Writer, refuse
+from sandbox_given import NODES
+from sandbox_run import (
+    IN_FD,
+    LIBRARY,
+    OUT_FD,
+    defined_names,
+    execute,
+    find_function,
+    new_module,
+    open_standard_files,
+)
 
-IN_FD, OUT_FD, VERDICT_FD = RESULT_FD, RESULT_FD + 1, RESULT_FD + 2
-ALL_HELD = b"all assertions held"
+Message = dict[str, Any]
+
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_OPERATORS = """
+    add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift lt le gt ge eq neg pos abs invert
+    getitem setitem delitem contains index
+"""
+OPERATIONS: dict[str, Callable[..., Any]] = {name: getattr(operator, name) for name in _OPERATORS.split()} | {
+    kind.__name__: kind for kind in (len, bool, str, repr, int, float, iter, next, round, hash, reversed)
+}
 
 _LENGTH = struct.Struct(">I")
 
 
-class Channel:
-    """JSON messages of limited size over two pipes."""
+class Peer:
+    """One end of two pipes with JSON messages of limited size. Either side sends requests, and the other answers.
 
-    def __init__(self, in_fd: int, out_fd: int, max_bytes: int):
-        self._in = os.fdopen(in_fd, "rb")
-        self._out_fd = out_fd
+    Args:
+        max_bytes: the limit of one message.
+        handle: answers the requests of the other side, while this side waits for an answer or has no other work.
+    """
+
+    def __init__(self, max_bytes: int, handle: Callable[[Message], Message]):
+        self._in = os.fdopen(IN_FD, "rb")
         self._max_bytes = max_bytes
+        self._handle = handle
 
-    def send(self, message: Any) -> None:
-        """Write a message."""
+    def ask(self, request: Message) -> Message:
+        """Send a request to the other side, and return its answer."""
+        self._send(request)
+        while True:
+            message = self._receive()
+            if "do" not in message:
+                return message
+            self._send(self._handle(message))
+
+    def serve(self) -> None:
+        """Answer for ever."""
+        while True:
+            self._send(self._handle(self._receive()))
+
+    def _send(self, message: Message) -> None:
         data = json.dumps(message).encode()
-        unsent = _LENGTH.pack(len(data)) + data
+        unsent = memoryview(_LENGTH.pack(len(data)) + data)
         while unsent:
-            unsent = unsent[os.write(self._out_fd, unsent) :]
+            unsent = unsent[os.write(OUT_FD, unsent) :]
 
-    def receive(self) -> Any:
-        """Read a message; EOFError when the other side is gone or sends too much."""
+    def _receive(self) -> Message:
+        """Read a message; EOFError if the other side has ended or sends too much."""
         header = self._in.read(_LENGTH.size)
         if len(header) < _LENGTH.size or _LENGTH.unpack(header)[0] > self._max_bytes:
             raise EOFError("no message")
-        return json.loads(self._in.read(_LENGTH.unpack(header)[0]))
+        message = json.loads(self._in.read(_LENGTH.unpack(header)[0]))
+        if not isinstance(message, dict):
+            raise EOFError("no message")
+        return message
 
 
-class RemoteError(Exception):
-    """The program under test raised something, or what it returned is no value."""
-
-
-class Remote:
-    """Something that lives in the other process: a function, a class, an object."""
-
-    def __init__(self, caller: "Caller", number: int):
-        self._caller, self._number = caller, number
-
-    def __call__(self, *args, **kwargs):
-        return self._caller.ask("call", self._number, list(args), kwargs)
-
-    def __getattr__(self, name: str):
-        return self._caller.ask("attribute", self._number, name)
-
-
-class Caller:
-    """The test program's end: asks for names, attributes and calls."""
-
-    def __init__(self, channel: Channel):
-        self._channel = channel
-        self.classes: dict[str, type] = {}
-        self.num_calls = 0
-
-    def ask(self, request: str, *details: Any) -> Any:
-        """Have the other process do something, and return the value; RemoteError if that raised."""
-        self.num_calls += request == "call"
-        self._channel.send([request, to_tree(list(details), self._other)])
-        reply = self._channel.receive()
+def raised(error: BaseException) -> Message:
+    """The names of the classes, the most derived one first; arguments and attributes, if they are values."""
+    types = [[kind.__module__, kind.__qualname__] for kind in type(error).__mro__ if kind is not object]
+    parts: list[Any] = []
+    for part in (list(error.args), {name: item for name, item in vars(error).items() if not name.startswith("_")}):
         try:
-            return from_tree(reply["value"], self._make)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise RemoteError(f"no value: {error!r}") from None
-
-    def _other(self, value: Any) -> dict[str, Any]:
-        return {"remote": value._number} if isinstance(value, Remote) else _instance(value, self.classes, self._other)
-
-    def _make(self, kind: str, content: Any) -> Any:
-        return Remote(self, content) if kind == "remote" else _made(kind, content, self.classes, self._make)
+            _plain_message([part])
+        except UNREADABLE:
+            part = type(part)()
+        parts.append(part)
+    return {"error": types} | _plain_message(parts)
 
 
-class Names(dict):
-    """The test program's namespace: a name that it does not define belongs to the program under test."""
-
-    def __init__(self, caller: Caller):
-        super().__init__(__name__=LIBRARY)
-        self._caller = caller
-
-    def __missing__(self, name: str) -> Any:
-        if hasattr(builtins, name) or name.startswith("__"):
-            raise KeyError(name)
-        return self._caller.ask("name", name)
+def _plain_message(values: list[Any]) -> Message:
+    return Writer(lambda value: None, refuse).message(values)
 
 
-def run_check(prefix: str, check: str, fn_name: str | None, max_bytes: int) -> None:
-    """Run the test program, and write ALL_HELD to VERDICT_FD if it passes and has called something at all."""
-    open_standard_files()
-    caller = Caller(Channel(IN_FD, OUT_FD, max_bytes))
-    names = Names(caller)
-    exec(compile(prefix, "prefix.py", "exec", dont_inherit=True), names)
-    caller.classes = _classes(names)
-    exec(compile(check, "check.py", "exec", dont_inherit=True), names)
-    if "check" in names and fn_name:
-        names["check"](caller.ask("function", fn_name))
-    if caller.num_calls:
-        os.write(VERDICT_FD, ALL_HELD)
-    os._exit(0)
+def next_item(iterator: Any) -> list[Any]:
+    """Return the next item in a list, which is empty at the end."""
+    for item in iterator:
+        return [item]
+    return []
+
+
+def standard_exception(types: list[Any]) -> type[BaseException] | None:
+    """Return the first class, by module and name, that is in the standard library.
+
+    Exceptions that end a loop are not used: a function that `map` calls must not end the loop of the tests. Those of
+    unittest are not used, because one of them skips a test.
+    """
+    for module, name in types:
+        if module.partition(".")[0] != "unittest" and module in sys.stdlib_module_names and module in sys.modules:
+            kind = getattr(sys.modules[module], name, None)
+            if isinstance(kind, type) and issubclass(kind, BaseException):
+                return None if issubclass(kind, StopIteration | StopAsyncIteration | GeneratorExit) else kind
+    return None
+
+
+def instance_node(value: Any, classes: Any) -> Node | None:
+    """Write the attributes of an object, whose class both sides know."""
+    name = type(value).__name__
+    if name not in classes or type(value).__module__ in sys.stdlib_module_names or not hasattr(value, "__dict__"):
+        return None
+    return ["object", name, dict(vars(value))]
+
+
+def standard_name(value: Any) -> Node | None:
+    """Write the name of a class or a function of the standard library."""
+    name, module = getattr(value, "__qualname__", None), getattr(value, "__module__", None)
+    if not isinstance(name, str) or not isinstance(module, str) or module not in sys.stdlib_module_names:
+        return None
+    found = getattr(sys.modules.get(module, builtins), name, None)
+    return ["standard", module, name] if found is value else None
 
 
 def serve_calls(prefix: str, program: str, max_bytes: int) -> None:
-    """Run the program under test, then do what the test program asks for until it is gone."""
+    """Run the program under test, then execute the requests of the test program until it ends."""
     open_standard_files()
-    channel = Channel(IN_FD, OUT_FD, max_bytes)
     module = new_module(LIBRARY)
     execute(module, prefix, "")
-    server = _Server(module, set(_classes(module.__dict__)))
+    server = _Server(module, max_bytes)
     execute(module, "", program)
-    while True:
-        request, details = channel.receive()
-        try:
-            reply = {"value": server.answer(request, *from_tree(details, server.make))}
-        except BaseException as error:
-            reply = {"error": type(error).__name__}
-        channel.send(reply)
+    server.peer.serve()
+
+
+class _Kept:
+    """An object of any type that stays in this process."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+class _Callback:
+    """A function of the test program."""
+
+    def __init__(self, server: "_Server", number: int):
+        self._server, self._number = server, number
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._server.call_back(self._number, args, kwargs)
 
 
 class _Server:
-    """The end of the program under test: keeps the objects that the test program has stand-ins for."""
+    """Stores the objects for which the test program has stand-ins."""
 
-    def __init__(self, module: ModuleType, shared: set[str]):
-        self._module, self._shared = module, shared
+    def __init__(self, module: Any, max_bytes: int):
+        self._module = module
+        self._before = dict(vars(module))
+        prefixed = {name for name, value in self._before.items() if isinstance(value, type)}
+        self._shared = {name for name in prefixed if self._before[name].__module__ == LIBRARY} | NODES.keys()
         self._kept: list[Any] = []
+        self._numbers: dict[int, int] = {}
+        self.peer = Peer(max_bytes, self._handle)
 
-    def answer(self, request: str, *details: Any) -> Any:
-        """Return the tree of the value that was asked for."""
-        actions: dict[str, Callable[..., Any]] = {
-            "name": lambda name: getattr(self._module, name),
-            "function": lambda fn_name: find_function(self._module, fn_name),
-            "attribute": lambda number, name: getattr(self._kept[number], name),
-            "call": lambda number, args, kwargs: self._kept[number](*args, **kwargs),
-        }
-        return to_tree(actions[request](*details), self._other)
+    def call_back(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        writer = Writer(self._special, self._keep)
+        reply = self.peer.ask({"do": "call"} | writer.message([number, list(args), kwargs]))
+        values = Reader(self._make, writer.written).values(reply)
+        if "error" in reply:
+            raise (standard_exception(reply["error"]) or RuntimeError)(*values[0])
+        return values[0]
 
-    def make(self, kind: str, content: Any) -> Any:
-        """Read what is no plain value."""
-        return self._kept[content] if kind == "remote" else _made(kind, content, self._module.__dict__, self.make)
+    def _received(self, number: int) -> Any:
+        """Yield the items of an iterator in the test program."""
+        while found := self.call_back(number, (), {}):
+            yield found[0]
 
-    def _other(self, value: Any) -> dict[str, Any]:
-        if type(value).__name__ in self._shared:
-            return _instance(value, self._shared, self._other)
-        self._kept.append(value)
-        return {"remote": len(self._kept) - 1}
+    def _handle(self, request: Message) -> Message:
+        try:
+            reader = Reader(self._make)
+            details = reader.values(request)
+            value = getattr(self, "_do_" + request["do"])(*details)
+            # With the current values of the arguments.
+            return Writer(self._special, self._keep, reader.origins).message([value, *details])
+        except BaseException as error:
+            return raised(error)
 
+    def _do_name(self, name: str) -> Any:
+        value = defined_names(self._module, self._before)[name]
+        return _Kept(value) if callable(value) else value
 
-def _classes(namespace: dict[str, Any]) -> dict[str, type]:
-    """The classes that were defined in this namespace, not imported into it."""
-    return {
-        name: value
-        for name, value in namespace.items()
-        if isinstance(value, type) and value.__module__ == namespace["__name__"]
-    }
+    def _do_function(self, fn_name: str) -> Any:
+        return _Kept(find_function(defined_names(self._module, self._before), fn_name))
 
+    def _do_call(self, number: int, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        return self._kept[number](*args, **kwargs)
 
-def _instance(value: Any, classes, other: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    name = type(value).__name__
-    if name not in classes:
-        raise TypeError(f"{name} cannot be passed to the program under test")
-    return {"instance": [name, to_tree(vars(value), other)]}
+    def _do_new(self, number: int, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        value = self._kept[number](*args, **kwargs)
+        return value if isinstance(value, tuple) else _Kept(value)
 
+    def _do_attribute(self, number: int, name: str) -> Any:
+        return getattr(self._kept[number], name)
 
-def _made(kind: str, content: Any, classes: dict[str, type], make: Callable[[str, Any], Any]) -> Any:
-    if kind != "instance":
+    def _do_set_attribute(self, number: int, name: str, value: Any) -> None:
+        setattr(self._kept[number], name, value)
+
+    def _do_next(self, number: int) -> list[Any]:
+        return next_item(self._kept[number])
+
+    def _do_enter(self, number: int) -> Any:
+        return self._kept[number].__enter__()
+
+    def _do_leave(self, number: int) -> Any:
+        return bool(self._kept[number].__exit__(None, None, None))
+
+    def _do_operation(self, name: str, operands: list[Any]) -> Any:
+        return OPERATIONS[name](*operands)
+
+    def _make(self, node: Node) -> Any:
+        kind = node[0]
+        if kind == "remote":
+            return self._kept[node[1]]
+        if kind == "function":
+            return _Callback(self, node[1])
+        if kind == "iterator":
+            return self._received(node[1])
+        if kind == "standard":
+            return getattr(sys.modules.get(node[1], builtins), node[2])
+        if kind == "object":
+            self._shared.add(node[1])
+            found = vars(self._module).get(node[1], NODES.get(node[1]))
+            return object.__new__(found if isinstance(found, type) else type(node[1], (), {}))
         raise ValueError(f"unknown kind {kind!r}")
-    name, attributes = content
-    value = object.__new__(classes[name])
-    value.__dict__.update(from_tree(attributes, make))
-    return value
+
+    def _special(self, value: Any) -> Node | None:
+        if isinstance(value, _Kept):
+            return self._keep(value.value)
+        if isinstance(value, _Callback):
+            return ["function", value._number]
+        if isinstance(value, type):
+            return standard_name(value) or self._keep(value)
+        if callable(value):
+            return self._keep(value)
+        return instance_node(value, self._shared)
+
+    def _keep(self, value: Any) -> Node:
+        number = self._numbers.get(id(value))
+        if number is None:
+            number = self._numbers[id(value)] = len(self._kept)
+            self._kept.append(value)
+        kinds = value.__mro__ if isinstance(value, type) else type(value).__mro__
+        names = [kind.__name__ for kind in kinds if kind.__module__ == LIBRARY]
+        if isinstance(value, type):
+            bases = [[kind.__module__, kind.__qualname__] for kind in kinds] if issubclass(value, BaseException) else []
+            return ["remote", number, "class", names, bases]
+        return ["remote", number, "iterator" if hasattr(value, "__next__") else "object", names, []]

@@ -1,41 +1,52 @@
-"""Inside the sandbox: watch a program until it ends, and end it when it oversteps its limits."""
+"""In the sandbox: watch a program until it ends, and end it if it exceeds its limits."""
 
 import os
 import select
 import signal
+from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
-PASSED, FAILED, TIMEOUT = 0, 1, 2  # ended with exit code 0; crashed or overstepped a limit; ran out of time
-NOT_CONFINED = signal.SIGUSR1  # how a child ends that could not be confined; a confined one can send no signals
+from sandbox_gate import Gate
 
-_NEARLY_ALL = 0.95  # of the CPU time
+PASSED, FAILED, TIMEOUT = 0, 1, 2  # ended with exit code 0; crashed or exceeded a limit; ran out of time
+NOT_CONFINED = signal.SIGUSR1  # ends a child that could not be confined; a confined one cannot send signals
+
+_NEARLY_ALL = 0.8  # of the CPU time
 _LOOK_S = 0.05
-_MAX_SCRATCH_ENTRIES = 200  # a folder nested that deep is still looked through in a few milliseconds
 _CHUNK_BYTES = 1 << 16
 
 
 def watch(
-    pid: int, output_fd: int, deadline: float, cpu_s: int, control: int, settings: dict[str, Any]
+    pid: int,
+    output_fd: int,
+    max_bytes: int,
+    deadline: float,
+    cpu_s: int,
+    control: int,
+    gate: Gate,
+    holds_too_much: Callable[[], bool],
 ) -> tuple[int, bytes]:
-    """Collect what a child writes until it ends, or until it must be killed.
+    """Collect the output of a child until it ends, or until it must be killed.
 
     Args:
         pid: the child; it is reaped.
-        output_fd: the reading end of a pipe that nobody but the child writes to; it is closed.
-        deadline: on the monotonic clock.
+        output_fd: the reading end of a pipe to which only the child writes; it is closed.
+        max_bytes: the limit of the output.
+        deadline: a time of the monotonic clock.
         cpu_s: as in `reap`.
-        control: when its other end is closed, nobody waits for the result.
-        settings: with output_bytes, scratch and scratch_bytes.
+        control: if its other end is closed, the result is not needed.
+        gate: answers the questions of the kernel.
+        holds_too_much: returns whether the files are too large; called from time to time.
 
     Returns:
-        the verdict and the output, which is cut short unless the verdict is PASSED.
+        the verdict and the output, which may be incomplete unless the verdict is PASSED.
     """
     ended = os.pidfd_open(pid)
     poller = select.poll()
     poller.register(output_fd, select.POLLIN)
     poller.register(ended, select.POLLIN)
-    poller.register(control, 0)  # tells when it is closed, and nothing else
+    poller.register(control, 0)  # only reports that it is closed
+    poller.register(gate.listener, select.POLLIN)
     output = bytearray()
     verdict = PASSED
     next_look = monotonic() + _LOOK_S
@@ -45,16 +56,18 @@ def watch(
             verdict = TIMEOUT
         elif now >= next_look:
             next_look = now + _LOOK_S
-            verdict = FAILED if _is_overfull(settings["scratch"], settings["scratch_bytes"]) else PASSED
+            verdict = FAILED if holds_too_much() else PASSED
         events = dict(poller.poll(1000 * max(0, min(deadline, next_look) - now)))
         if control in events:
             os._exit(1)
+        if gate.listener in events and not gate.answer():
+            verdict = FAILED
         if output_fd in events:
             chunk = os.read(output_fd, _CHUNK_BYTES)
             output += chunk
             if not chunk:
                 poller.unregister(output_fd)
-            elif len(output) > settings["output_bytes"]:
+            elif len(output) > max_bytes:
                 verdict = FAILED
         elif ended in events:
             break
@@ -66,40 +79,18 @@ def watch(
 
 
 def reap(pid: int, cpu_s: int) -> int:
-    """Wait for a child that has ended or was killed, and judge it by its exit code; by its CPU time if that is not 0.
+    """Wait for a child that has ended or was killed; its exit code and its CPU time give the verdict.
 
-    The kernel ends it at the limit by ticks, and on a busy machine these are some way off the time that it reports: the
-    signal tells for sure, the time only of a child that outlived the signal.
+    The kernel counts ticks to kill it at the limit. On a busy machine they differ from the CPU time that it reports. No
+    child can answer after the limit, even if it handles signals: a child that has used all its time has timed out.
 
     Raises:
-        RuntimeError: when the child could not be confined, and so ran no program.
+        RuntimeError: if the child could not be confined, and so did not run a program.
     """
     _, status, usage = os.wait4(pid, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == NOT_CONFINED:
         raise RuntimeError("a process could not be confined")
+    used_s = usage.ru_utime + usage.ru_stime
     if status == 0:
-        return PASSED
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
-        return TIMEOUT
-    return TIMEOUT if usage.ru_utime + usage.ru_stime >= _NEARLY_ALL * cpu_s else FAILED
-
-
-def _is_overfull(folder: str, max_bytes: int) -> bool:
-    """Whether a program has made too many or too large files; what cannot be listed counts as too many."""
-    num_bytes, num_entries, folders = 0, 0, [folder]
-    while folders:
-        try:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    num_entries += 1
-                    status = entry.stat(follow_symlinks=False)
-                    num_bytes += status.st_blocks * 512
-                    if num_entries > _MAX_SCRATCH_ENTRIES or num_bytes > max_bytes:
-                        return True
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-        except FileNotFoundError:  # it was removed meanwhile
-            continue
-        except OSError:
-            return True
-    return False
+        return PASSED if used_s < cpu_s else TIMEOUT
+    return TIMEOUT if used_s >= _NEARLY_ALL * cpu_s else FAILED

@@ -22,7 +22,7 @@ from envs import text_env
 from envs.arithmetic import ArithmeticEnv, _permuted
 from envs.text_env import Grade, SingleTurnTextEnv, Task, TextSpace
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = [(operation, digits, split) for operation in "+-*" for digits in (1, 2, 3, 9) for split in ("train", "test")]
 
 

@@ -15,7 +15,7 @@ from envs.grading.code.grader import CodeGrader
 from envs.grading.math.grader import MathGrader
 from envs.layouts import FIELDS, to_task
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 LAYOUTS = [json.loads(line) for line in (DATA / "dataset_layouts.jsonl").read_text().splitlines()]
 NAN, INFINITY = math.nan, math.inf
 
@@ -121,7 +121,111 @@ def test_mbpp_shows_one_test_and_uses_the_longer_program():
     longer = "for x, y in [([1], 1), ([2], 2)]:\n    assert add(x) == y"
     assert to_task(row | {"test": longer}).answer.check == longer
     original = {"text": "Add.", "code": "", "test_list": row["test_list"], "test_setup_code": "import os"}
-    assert to_task(original).answer.prefix == "import os\n"
+    answer = to_task(original).answer
+    assert answer.prefix == "" and answer.check.startswith("import os\nassert add([1])")
+
+
+LEETCODE = {
+    "task_id": "two-sum", "problem_description": "Add up.", "entry_point": "Solution().total",
+    "starter_code": "class Solution:\n    def total(self, xs: List[int]) -> int:\n        ",
+    "prompt": "import math\nfrom typing import *\nfrom functools import *\n", "completion": "", "query": "",
+    "test": "def check(candidate):\n    assert candidate(xs = [1, 2]) == 3\n    assert candidate(xs = []) == 0\n",
+}  # fmt: skip
+KODCODE = {
+    "question": "Write `add`.", "solution": "def add(a, b):\n    return a + b\n", "style": "instruct",
+    "test": "from solution import add\n\ndef test_add():\n    assert add(1, 2) == 3\n",
+    "test_info": [{"function_name": "add", "function_declaration": "def add(a, b):"}],
+}  # fmt: skip
+
+
+def test_leetcode_dataset_asks_the_description_and_its_prompt_runs_before_the_program():
+    task = to_task(LEETCODE)
+    assert task.prompt.startswith("Add up.") and "def total(self" in task.prompt and "import math" not in task.prompt
+    assert (task.answer.prefix, task.answer.fn_name) == (LEETCODE["prompt"] + "\n", "Solution.total")
+
+
+def test_kodcode_tests_import_the_function():
+    task = to_task(KODCODE)
+    assert task.prompt.startswith("Write `add`.") and "def add(a, b):" in task.prompt
+    assert task.answer.fn_name == "add" and "from solution import add" in task.answer.check
+
+
+def functional(test, solution="", problem="Do f.", **columns):
+    return {"problem": problem, "solutions": solution, "tests": {"functional": test}} | columns
+
+
+NODE = "class Node:\n    def __init__(self, v): self.v = v\ndef f(n): return n.v\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "imported"),
+    [
+        (functional("assert f(Node(1)) == 1", NODE), "Node"),
+        (functional("assert f(Node(1)) == 1", problem=f"Finish:\n```python\n{NODE}```"), "Node"),
+        (functional("assert f(Node(1)) == 1", starter_code="class Node:\n    pass"), "Node"),
+        ({"text": "q", "code": NODE, "test_setup_code": "n = Node(1)", "test_list": ["assert f(n) == 1"]}, "Node"),
+        (functional("from __future__ import annotations\nassert f(Node(1)) == 1", NODE), "Node"),
+    ],
+)
+def test_classes_that_the_row_calls_the_programs_are_imported_from_it(row, imported):
+    check = to_task(row).answer.check
+    assert f"from solution import {imported}\n" in check
+    compile(check, "check", "exec")
+
+
+@pytest.mark.parametrize(
+    ("test", "names"),
+    [
+        ("assert same(f(1), 2)", "same"),
+        ("def check(c):\n    assert equal(c(1), make([2]))\ncheck(f)", "equal, make"),
+        ("x = [build(i) for i in range(2)]\nassert f(x) == 3", "build"),
+        ("def helper(a):\n    return other(a)\nassert helper(f(1)) == 1", "other"),
+        ("assert f(Node(1)) == 1", "Node"),
+    ],
+)
+def test_a_row_whose_tests_use_names_from_nowhere_is_refused(test, names):
+    with pytest.raises(ValueError, match=rf"tests=.*the tests use {names}, which neither they nor their judge define"):
+        to_task({"problem": "q", "tests": {"functional": test}, "solutions": "def f(x): pass"})
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert is_same_list(f(list_node([1])), list_node([])) and f(inf) == math.inf",
+        "from math import *\nassert isclose(f(pi), tau)",
+        "global_one = 1\ndef g():\n    global two\n    two = 2\ng()\nassert f(global_one) == two",
+        "assert [f(i) for i in range(2)] == sorted([1, 2], key=lambda v: v)",
+        "import pytest\nfrom solution import f\ndef test_f():\n    with pytest.raises(KeyError):\n        f(1)",
+        "import solution\nassert solution.f(1) == 2",
+        "class A:\n    size = 3\n    def get(self):\n        return self.size\nassert f(A()) == 1",
+    ],
+)
+def test_names_that_are_somebodys_are_no_reason_to_refuse(test):
+    answer = to_task(functional(test)).answer
+    assert (answer.kind, answer.fn_name) == ("assert", "f")
+
+
+def test_tests_that_import_what_is_not_installed_are_refused():
+    with pytest.raises(ValueError, match=r"the tests import nopackage\.sub, which is not installed"):
+        to_task(functional("import nopackage.sub\nassert f(1) == 1"))
+
+
+def test_new_layouts_and_setup_code_can_be_solved_and_failed():
+    setup = {"text": "q", "code": NODE, "test_setup_code": "n = Node(1)\nn.v = 4", "test_list": ["assert f(n) == 4"]}
+    builtin = {"text": "q", "code": "def max(a): return 7", "test_list": ["assert max(3) == 7"]}
+    tree = functional("def check(c):\n    assert c(root = tree_node([1, None, 7])) == 7\ncheck(Solution().f)")
+    rows = [
+        (LEETCODE, "class Solution:\n    def total(self, xs: List[int]) -> int:\n        return reduce(add, xs, 0)"),
+        (KODCODE, KODCODE["solution"]),
+        (setup, NODE),
+        (builtin, "def max(a): return 7"),
+        (tree, "class Solution:\n    def f(self, root: Optional[TreeNode]): return root.right.val"),
+    ]
+    with CodeGrader() as grader:
+        for row, program in rows:
+            answer = to_task(row).answer
+            assert grader.grade_program(answer, program).status == "ok", row
+            assert grader.grade_program(answer, "x = 1").status == "wrong", row
 
 
 def test_code_contests_joins_its_tests_and_reads_its_limit():
@@ -264,8 +368,11 @@ BAD_PROMPTS = [
     ([{"role": "user", "content": None}], r"prompt\[0\]\.content=None"),
     ([{"role": "user", "content": ""}], r"prompt\[0\]\.content=''"),
     ([{"role": "user", "content": [{"type": "image_url"}]}], r"prompt\[0\]\.content=.* of the type text"),
-    ([{"role": "human", "content": "q"}], r"prompt\[0\]\.role='human': expected one of system, developer, user"),
-    ([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], r'prompt\[1\]=.*the role "user"'),
+    ([{"role": "critic", "content": "q"}], r"prompt\[0\]\.role='critic': expected one of system, developer, user"),
+    ([{"role": "assistant", "content": "a"}], r"prompt=.*at least one message of the user"),
+    ([{"role": "user", "content": "q"}] * 2, r"prompt\[1\]=.*take turns"),
+    ('[{"role": "user", "content": "q"', "prompt=.*looks like one"),
+    ("<image>\nWhat is this?", "no <image>: this package asks with text alone"),
     ("half \ud800", r"prompt: half a surrogate pair.*'half \\ud800'"),
 ]
 
@@ -278,7 +385,9 @@ def test_bad_prompt_is_refused(prompt, message):
 
 BAD_GOLDS = [
     (None, "=None: expected a text or a number"),
-    (True, "=True: expected a text or a number"),
+    ("proof", "='proof': expected an answer, not a placeholder"),
+    ("NaN", "='NaN': expected an answer, not a placeholder"),
+    ("word " * 30, "expected a final answer, not prose; another column"),
     (NAN, "=nan: expected a finite number"),
     (-INFINITY, "=-inf: expected a finite number"),
     ("", "='': expected an answer that is not empty"),
@@ -314,8 +423,12 @@ def test_bad_gold_is_refused(column, gold, message):
         ({"prompt": "q", "solution": "It is\nlong."}, "solution=.*expected an answer, or a solution"),
         ({"question": "q", "input_output": ""}, "input_output='': .*there are no tests"),
         ({"question": "q", "input_output": "{}"}, "input_output='{}': .*there are no tests"),
-        (verl("1", data_source=5), "data_source=5: expected a text"),
-        (verl("1" * 500, data_source=["x" * 500]), r"data_source=\['x{70,90}\.\.\.: expected"),
+        ({"question": "q", "answer": "E", "choices": ["1", "2"]}, "answer='E': expected one of A, B, .*choices"),
+        ({"question": "q", "answer": 5, "choices": ["1", "2"]}, "answer=5: expected one of A, B"),
+        ({"question": "q", "answer": "1", "options": "1 2 3"}, "options='1 2 3': expected options with letters"),
+        ({"question": "q", "answer": "1", "context": {"a": 1}}, r"context=.*columns=\{\"context\": None\}"),
+        ({"question": "q", "answer": "1", "image_path": "a.png"}, "image_path=.*no image"),
+        ({"question": "q", "answer": "1", "images": [{"bytes": "AA"}]}, "images=.*no image"),
     ],
 )
 def test_other_bad_cells_are_refused(row, message):
@@ -330,6 +443,141 @@ def test_an_unknown_layout_is_refused_with_its_columns(row):
     with pytest.raises(ValueError, match=r"no known layout has the columns .*columns=\{\"prompt\": ") as error:
         to_task(row)
     assert all(column in str(error.value) for column in row)
+
+
+# --- what stands beside the question
+
+TEXTS = ["21", "27", "29", "33"]
+CHOICES = [
+    {"choices": TEXTS, "answer": 2},
+    {"choices": TEXTS, "answer": "C"},
+    {"choices": TEXTS, "answer": "29"},
+    {"options": json.dumps(TEXTS), "answer": "(c)"},
+    {"options": str(TEXTS), "answer": ["C"]},
+    {"options": "A) 21 B) 27 C) 29 D) 33", "Answer": "C"},
+    {"options": "(A) 21\n(B) 27\n(C) 29\n(D) 33", "answer": "C. 29"},
+    {"options": [f"{letter}){text}" for letter, text in zip("ABCD", TEXTS, strict=True)], "correct": "C"},
+    {"options": dict(zip("ABCD", TEXTS, strict=True)), "label": "C"},
+    {"choices": {"text": TEXTS, "label": list("ABCD")}, "answerKey": "C"},
+    {"options": [{"key": k, "value": t} for k, t in zip("ABCD", TEXTS, strict=True)], "answer": "C"},
+    {**dict(zip("ABCD", TEXTS, strict=True)), "answer": "C"},
+    {"opa": "21", "opb": "27", "opc": "29", "opd": "33", "cop": 2},
+    {"options": [21, 27, 29, 33], "answer": 29},
+]
+
+
+@pytest.mark.parametrize("columns", CHOICES, ids=range(len(CHOICES)))
+def test_options_are_shown_and_the_gold_is_the_letter(columns):
+    task = to_task({"question": "Which is prime?", **columns})
+    assert task.prompt.startswith("Which is prime?\n\n") and all(text in task.prompt for text in TEXTS)
+    assert task.answer.golds == ("C", "29")
+
+
+def test_options_in_columns_of_right_and_wrong_ones_keep_their_order():
+    row = {
+        "Question": "q",
+        "Correct Answer": "29",
+        **{f"Incorrect Answer {i}": t for i, t in enumerate(TEXTS) if t != "29"},
+    }
+    task = to_task(row)
+    assert task == to_task(dict(reversed(row.items())))
+    letter, text = task.answer.golds
+    assert text == "29" and f"{letter}) 29" in task.prompt
+
+
+def test_options_that_the_prompt_has_are_not_shown_twice():
+    row = {"question": "Which?\nA) 1\nB) 2", "options": ["1", "2"], "answer": "B"}
+    assert to_task(row).prompt == row["question"]
+    assert to_task({"question": "q", "options": ["1", "2"], "answer": "5"}, {"options": None}).answer.golds == ("5",)
+
+
+@pytest.mark.parametrize("column", ["Body", "passage", "context", "table", "background"])
+def test_what_a_question_is_about_comes_before_it(column):
+    assert to_task({"question": "How many?", "answer": "3", column: "3 hens."}).prompt == "3 hens.\n\nHow many?"
+    assert to_task({"question": "3 hens. How many?", "answer": "3", column: "3 hens."}).prompt == "3 hens. How many?"
+    assert to_task({"question": "How many?", "answer": "3", column: None}).prompt == "How many?"
+
+
+@pytest.mark.parametrize(
+    ("value", "columns", "expected"),
+    [
+        ([1, 2], None, MathAnswer(("1", "2"), require_all=True)),
+        ([0.5, 2], None, MathAnswer(("0.5", "2"), require_all=True)),
+        ([3], None, MathAnswer(("3",))),
+        (["1", "2"], None, MathAnswer(("1", "2"))),
+        ("['1', '2']", None, MathAnswer(("1", "2"))),
+        ([1, 2], {"prompt": "question", "answer_any": "answer"}, MathAnswer(("1", "2"))),
+        (["1", "2"], {"answer_all": "answer"}, MathAnswer(("1", "2"), require_all=True)),
+        (False, None, MathAnswer(("False",))),
+        ("165 (pennies)", None, MathAnswer(("165",))),
+        ("9 * 2 = 18 are earned.\nA: 18", None, MathAnswer(("18",))),
+    ],
+)
+def test_lists_and_truth_values_as_golds(value, columns, expected):
+    assert to_task({"question": "q", "answer": value}, columns).answer == expected
+
+
+CHAT = [
+    {"role": "system", "content": "s"},
+    {"role": "user", "content": "it's q"},
+    {"role": "assistant", "content": "5"},
+]
+SHAREGPT = [{"from": "system", "value": "s"}, {"from": "human", "value": "it's q"}, {"from": "gpt", "value": "5"}]
+
+
+@pytest.mark.parametrize(
+    "prompt", [CHAT, SHAREGPT, json.dumps(CHAT), str(CHAT), json.dumps(SHAREGPT), str(CHAT).replace("}, {", "}\n {")]
+)
+def test_chats_in_every_form(prompt):
+    task = to_task({"messages": prompt, "answer": "5"})
+    assert (task.prompt, task.history) == ("it's q", ({"role": "system", "content": "s"},))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", True),
+        ("<s>[INST] q [/INST]", True),
+        ("<bos><start_of_turn>user\nq<end_of_turn>\n<start_of_turn>model\n", True),
+        ("<\uff5cbegin\u2581of\u2581sentence\uff5c><\uff5cUser\uff5c>q<\uff5cAssistant\uff5c>", True),
+        ("What does <|im_start|> mean?", False),
+        ("User: q", False),
+    ],
+)
+def test_templated_prompts_are_seen(prompt, expected):
+    assert to_task({"prompt": prompt, "answer": "1"}).templated is expected
+
+
+@pytest.mark.parametrize("value", ["", " ", None, {}, []])
+def test_labels_never_cost_a_row(value):
+    assert to_task(verl("1", data_source=value), default_source="file").data_source == "file"
+    assert to_task(verl("1", data_source=5)).data_source == "5"
+    assert to_task(verl("1", data_source=["a", "b"])).data_source == "a, b"
+
+
+@pytest.mark.parametrize("value", [None, "", " "])
+@pytest.mark.parametrize("solution", ["so \\boxed{18}", "9*2\n#### 18"])
+def test_an_empty_answer_is_taken_from_the_solution(value, solution):
+    assert golds({"problem": "q", "answer": value, "solution": solution}) == ("18",)
+    with pytest.raises(ValueError, match="solution='none': expected a solution that ends"):
+        to_task({"problem": "q", "answer": value, "solution": "none"})
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"query": "q", "golden": "1"}, 'columns={"prompt": "query", "answer": "golden"}'),
+        ({"meta": {"question_text": "q"}, "target": 1}, 'columns={"prompt": "meta.question_text", "answer": "target"}'),
+        ({"instruction": "q", "unit_tests": []}, '"tests": "unit_tests"}; the tests of programs are for aspo/Code-v0'),
+    ],
+)
+def test_the_message_proposes_a_mapping(row, line):
+    with pytest.raises(ValueError) as error:
+        to_task(row)
+    assert line in str(error.value)
+    with pytest.raises(ValueError) as error:
+        to_task({f"column{i}" * 20: 0 for i in range(5000)})
+    assert len(str(error.value)) < 2000
 
 
 # --- columns
@@ -379,7 +627,7 @@ def test_one_mapped_column_completes_a_layout():
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"promt": "q"}, "columns: unknown field.* promt; the fields are prompt, answer, tests"),
+        ({"promt": "q"}, "columns: unknown field.* promt; the fields are prompt, answer, answer_all, "),
         ({"prompt": "q", "answer": "meta.gold"}, r"columns: the row has no meta\.gold; it has q, a, meta\.b"),
         ({"prompt": "q", "answer": "a", "tests": "a"}, "map answer or tests, not both"),
         ({"prompt": "q", "answer": "meta.b"}, r"meta\.b=None: expected a text or a number"),

@@ -24,7 +24,7 @@ from envs.grading.code.grader import Limits
 from envs.math import MathEnv
 from envs.reasoning import LEFT_OUT, ReasoningEnv
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 MATH_ROWS = [
     {"problem": "What is 1+1?", "answer": "2", "data_source": "sums"},
@@ -162,7 +162,7 @@ def test_data_is_needed_and_the_error_says_what_it_may_be(family):
 @pytest.mark.parametrize(
     ("family", "kwargs", "message"),
     [
-        (MathEnv, {"timeout_s": 0}, "timeout_s=0"),
+        (MathEnv, {"decimals": "some"}, "decimals='some'"),
         (MathEnv, {"limit": 0}, "limit=0"),
         (CodeEnv, {"packages": ["nope_x"]}, "nope_x"),
     ],

@@ -1,0 +1,110 @@
+r"""Sets of real numbers: x != 1, (-\infty, 1) \cup (1, \infty) and \mathbb{R} \setminus \{1\} are one.
+
+A set is compared at the points where formulas are (`value`), so that its ends may hold names. At a point it is the
+sorted places where one enters or leaves it on the way from minus infinity: (1, 0) lies just before 1 and (1, 1) just
+after it, so that [1, 2) is entered at (1, 0) and left at (2, 0).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+
+from envs.grading.math.arithmetic import Undefined
+from envs.grading.math.leaf import tree_of
+from envs.grading.math.shape import Shape
+from envs.grading.math.value import real
+
+NUM_POINTS = 4
+MAX_PARTS = 100
+
+Cuts = list[tuple[Fraction | float, int]]
+
+_SETS = frozenset(("interval", "union", "intersection", "difference"))
+_INFINITE = (-math.inf, math.inf)
+_REALS: Cuts = [(-math.inf, 1), (math.inf, 0)]
+
+
+def is_set(shape: Shape) -> bool:
+    """Tell whether an answer can be nothing but a set of numbers; a pair in brackets may also be a point."""
+    if shape.kind in _SETS or shape.text in (r"\mathbb{R}", r"\emptyset"):
+        return True
+    if shape.kind != "list" or not any(map(is_set, shape.items)):
+        return False
+    return all(is_set(item) or item.kind in ("tuple", "set") or item.name for item in shape.items)
+
+
+def same_set(gold: Shape, answer: Shape) -> bool:
+    """Tell whether two answers are the same set of real numbers."""
+    try:
+        return all(_cuts(gold, point) == _cuts(answer, point) for point in range(NUM_POINTS))
+    except Undefined:
+        return False
+
+
+def _cuts(shape: Shape, point: int) -> Cuts:
+    if shape.text == r"\mathbb{R}" and shape.kind == "leaf":
+        return _REALS
+    if shape.text in (r"\emptyset", r"\{\}"):
+        return []
+    if shape.kind in ("interval", "tuple"):
+        return _interval(shape, point)
+    if shape.kind == "leaf":
+        end = _end(shape, point)
+        if end in _INFINITE:
+            raise Undefined("infinity is no element")
+        return [(end, 0), (end, 1)]
+    if shape.kind not in (*_SETS, "list", "set") or len(shape.items) > MAX_PARTS:
+        raise Undefined("no set of numbers")
+    has_sets = shape.kind == "list" and any(map(is_set, shape.items))
+    if has_sets and any(item.kind == "leaf" and not item.name and not is_set(item) for item in shape.items):
+        raise Undefined("a number beside a condition: x < 1, 2")
+    parts = [_cuts(item, point) for item in shape.items]
+    if shape.kind == "intersection":
+        return _combined(parts, all)
+    if shape.kind == "difference":
+        return _combined(parts, lambda inside: inside[0] and not any(inside[1:]))
+    if shape.kind == "list" and all(item.kind in _SETS and item.name for item in shape.items):
+        both = _combined(parts, all)
+        if all(item.kind == "difference" for item in shape.items) or (both and shape.brackets != "or"):
+            return both  # x > 1 and x < 3, but not: x < 1, x > 3
+    return _combined(parts, any)
+
+
+def _interval(shape: Shape, point: int) -> Cuts:
+    if len(shape.items) != 2:
+        raise Undefined("no interval")
+    low, high = (_end(item, point) for item in shape.items)
+    cuts = [
+        (low, int(shape.brackets[0] == "(" or low in _INFINITE)),
+        (high, int(shape.brackets[1] == "]" and high not in _INFINITE)),
+    ]
+    if cuts[0] >= cuts[1]:
+        raise Undefined("an interval whose ends are in the wrong order")
+    return cuts
+
+
+def _end(shape: Shape, point: int) -> Fraction | float:
+    text = shape.text.replace(" ", "")
+    if text.lstrip("+-") == r"\infty":
+        return -math.inf if text[0] == "-" else math.inf
+    tree = tree_of(shape.text) if shape.kind == "leaf" else None
+    if tree is None or (tree[0] == "name" and tree[1].isupper()):  # A is a set itself
+        raise Undefined("no number")
+    return real(tree, point)
+
+
+def _combined(parts: list[Cuts], contains: Callable[[list[bool]], bool]) -> Cuts:
+    """Return the set of what `contains` says of, given for each part whether it is inside."""
+    cuts: Cuts = []
+    for cut in sorted(set(_flat(parts))):
+        inside = [bisect_right(part, cut) % 2 == 1 for part in parts]
+        if contains(inside) != len(cuts) % 2:
+            cuts.append(cut)
+    return cuts
+
+
+def _flat(parts: list[Cuts]) -> Iterable[tuple[Fraction | float, int]]:
+    return (cut for part in parts for cut in part)
