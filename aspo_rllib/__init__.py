@@ -1,37 +1,60 @@
-"""ASPO for Ray RLlib. Importing this registers the algorithms "ASPO" and "GRPO" with Ray Tune; no vLLM needed."""
+"""ASPO for Ray RLlib: reinforcement learning of language models with verifiable rewards.
+
+Importing this package is fast, because its public names are imported when they are first used. The import registers the
+algorithms "ASPO" and "GRPO" with Ray Tune.
+"""
 
 import os
-import sys
-from importlib.resources import files
-from importlib.util import find_spec
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-TINY_MODEL = str(files("aspo_rllib") / "tiny_model")
-"""Folder of the bundled arithmetic model (see its README.md)."""
+from aspo_rllib.registration import register_with_tune
+from aspo_rllib.tiny_model import TINY_MODEL
 
-__all__ = ["TINY_MODEL"]
+if TYPE_CHECKING:
+    from aspo_rllib.aspo import ASPO, GRPO, ASPOConfig, GRPOConfig
+    from aspo_rllib.evaluate.samples import SamplesCallback
+    from aspo_rllib.losses import LOSSES, Loss
+    from aspo_rllib.run.pass_rates import PassRatesCallback
+    from aspo_rllib.run.profiling import ProfileCallback
 
-# Nobody hears of a run unless asked to; both are read when their packages start.
+__all__ = [
+    "ASPO",
+    "GRPO",
+    "LOSSES",
+    "TINY_MODEL",
+    "ASPOConfig",
+    "GRPOConfig",
+    "Loss",
+    "PassRatesCallback",
+    "ProfileCallback",
+    "SamplesCallback",
+]
+
+_MODULES = {
+    "ASPO": "aspo_rllib.aspo",
+    "GRPO": "aspo_rllib.aspo",
+    "ASPOConfig": "aspo_rllib.aspo",
+    "GRPOConfig": "aspo_rllib.aspo",
+    "LOSSES": "aspo_rllib.losses",
+    "Loss": "aspo_rllib.losses",
+    "PassRatesCallback": "aspo_rllib.run.pass_rates",
+    "ProfileCallback": "aspo_rllib.run.profiling",
+    "SamplesCallback": "aspo_rllib.evaluate.samples",
+}
+
+# Usage reports are off unless the user turns them on. Both variables are read when their packages are imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-
-def _doctor_starts() -> bool:
-    """Whether `python -m aspo_rllib.doctor` imports this, which has to start where what follows cannot be imported."""
-    looks_for_module = sys.argv[:1] == ["-m"]  # when it is found, its path stands there
-    return looks_for_module and f"{__name__}.doctor" in sys.orig_argv
+register_with_tune({"ASPO": "aspo_rllib.aspo", "GRPO": "aspo_rllib.aspo"})
 
 
-if not _doctor_starts():
-    from aspo_rllib.losses import LOSSES, Loss
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
 
-    __all__ += ["LOSSES", "Loss"]
-    # The rooms of losses, batching and models also serve machines that have torch and transformers alone.
-    if find_spec("ray") is not None:
-        from ray.tune import register_trainable
 
-        from aspo_rllib.aspo import ASPO, GRPO
-        from aspo_rllib.config import ASPOConfig, GRPOConfig
-
-        register_trainable("ASPO", ASPO)
-        register_trainable("GRPO", GRPO)
-        __all__ += ["ASPO", "GRPO", "ASPOConfig", "GRPOConfig"]
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,66 +1,127 @@
-"""ASPO as an RLlib Algorithm: the table of contents of the package."""
+"""ASPO as an RLlib algorithm: the table of contents of the package."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
 from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import gymnasium as gym
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import COMPONENT_LEARNER_GROUP
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
-from ray.rllib.utils.metrics import (
-    ENV_RUNNER_RESULTS,
-    EPISODE_RETURN_MEAN,
-    LEARNER_RESULTS,
-    NUM_ENV_STEPS_SAMPLED,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_EPISODES,
-)
+from ray.rllib.utils.metrics import LEARNER_RESULTS
 from ray.train import Checkpoint
 
-from aspo_rllib import health, preflight, provenance, weight_sync
-from aspo_rllib.advantages import group_advantages, informative_groups, overlong_penalty
-from aspo_rllib.base_algorithm import TextAlgorithm
-from aspo_rllib.batching import COSTS, UNITS, build_train_batches
-from aspo_rllib.config import ASPOConfig, GRPOConfig
-from aspo_rllib.evaluation_sets import open_sets, prompts_of
-from aspo_rllib.learner_group import ASPOLearnerGroup
-from aspo_rllib.metrics import merge_updates, rollout_metrics, staleness_metrics
-from aspo_rllib.placement import engine_sleeps
-from aspo_rllib.prompts import load_tokenizer
-from aspo_rllib.rollback import NumbersGuard
-from aspo_rllib.rollout_queue import RolloutQueue
-from aspo_rllib.runner_pool import RunnerPool
-from aspo_rllib.task_order import TaskOrder
-from aspo_rllib.transports import make_transport
+from aspo_rllib.config import validation
+from aspo_rllib.config.placement import engine_sleeps
+from aspo_rllib.config.plan import describe_plan
+from aspo_rllib.config.settings import ASPOSettings
+from aspo_rllib.doctor import preflight
+from aspo_rllib.evaluate import in_training
+from aspo_rllib.evaluate.sets import EvaluationSet, load_report, open_sets, print_load_report
+from aspo_rllib.learner.advantages import resolve_advantage
+from aspo_rllib.learner.batching import build_train_batches
+from aspo_rllib.learner.group import ASPOLearnerGroup
+from aspo_rllib.learner.learner import ASPOTorchLearner
+from aspo_rllib.learner.rl_module import CausalLMModule
+from aspo_rllib.learner.shaping import by_position, groups_to_train, mask_truncated, take_advantages
+from aspo_rllib.learner.tally import merge_updates
+from aspo_rllib.model.layouts import LAYOUTS
+from aspo_rllib.rollout.env_runner import TextEnvRunner
+from aspo_rllib.rollout.pool import RunnerPool
+from aspo_rllib.rollout.prompts import PromptEncoder, load_tokenizer, prompts_of, task_hashes
+from aspo_rllib.rollout.queue import RolloutQueue
+from aspo_rllib.rollout.stats import failure_metrics, staleness_metrics
+from aspo_rllib.rollout.task_order import TaskOrder
+from aspo_rllib.run import health
+from aspo_rllib.run.base_algorithm import TextAlgorithm
+from aspo_rllib.run.rollback import NumbersGuard
 from aspo_rllib.types import RolloutGroup, TrainBatch
+from aspo_rllib.weights.sync import Transport, check_drift, check_first_batch, make_transport, probe_drift
 
-PROBE_PROMPTS = 8
-PROBE_TOKENS = 4  # the first comes from the prompt's pass, the others from steps over the cache
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+
+class ASPOConfig(ASPOSettings):
+    """Settings of ASPO (arXiv 2510.06062) and of every method in `losses.LOSSES`.
+
+    Fields that are None get the value of the method chosen by `loss`; `plan()` shows the resolved values.
+
+    ```python
+    config = (
+        ASPOConfig()
+        .environment("aspo/Arithmetic-v0", env_config={"digits": 3})
+        .llm(model=aspo_rllib.TINY_MODEL, max_prompt_tokens=16)
+        .sampling(group_size=16, max_completion_tokens=8)
+        .training(batch_prompts=32, minibatch_prompts=8, num_epochs=2, lr=1e-4)
+    )
+    algo = config.build_algo()
+    algo.train()
+    ```
+    """
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or ASPO)
+        # RLlib does not annotate these fields, so that mypy infers the type None from their defaults.
+        self.env_runner_cls = TextEnvRunner  # type: ignore[assignment]
+        self.custom_evaluation_function = ASPO.run_evaluation  # type: ignore[assignment]
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        model = {"model": self.llm_model, "trust_remote_code": self.trust_remote_code, "lora": self.lora}
+        return RLModuleSpec(module_class=CausalLMModule, model_config=model)
+
+    def get_default_learner_class(self) -> type[ASPOTorchLearner]:
+        return ASPOTorchLearner
+
+    def build_learner_group(
+        self,
+        *,
+        env: Any = None,
+        spaces: dict[str, tuple[gym.Space[Any], gym.Space[Any]]] | None = None,
+        rl_module_spec: RLModuleSpec | MultiRLModuleSpec | None = None,
+        placement_group: PlacementGroup | None = None,
+    ) -> ASPOLearnerGroup:
+        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
+        return ASPOLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
+
+    def plan(self) -> str:
+        """A readable summary of what one iteration does, in a few lines."""
+        return describe_plan(self)
+
+    def validate(self) -> None:
+        """Check every field. Raises ValueError with the field's name, its value and the legal range."""
+        validation.check_lr(self)  # before RLlib's own check, which raises TypeError for some values
+        super().validate()
+        validation.check(self)
+        resolve_advantage(self.method.advantage)  # an unknown one raises here, with the nearest name
 
 
 class ASPO(TextAlgorithm):
-    """Asymmetric Importance Sampling Policy Optimization (arXiv 2510.06062), and its relatives by `config.loss`."""
+    """Asymmetric Importance Sampling Policy Optimization (arXiv 2510.06062), or the related method of `config.loss`."""
 
     config: ASPOConfig
-    env_runner_group: EnvRunnerGroup
-    learner_group: ASPOLearnerGroup
-    # For callbacks: the last batch, the advantages of those of its groups that were trained on by position, and the
-    # groups of the last evaluation by set.
-    latest_groups: list[RolloutGroup]
-    latest_advantages: dict[int, np.ndarray]
-    latest_evaluation_groups: dict[str, list[RolloutGroup]]
+    # Made by `setup`, in the order in which an iteration uses them.
+    prompts: PromptEncoder
+    evaluation_sets: dict[str, EvaluationSet]
+    task_order: TaskOrder
+    runners: RunnerPool
+    rollouts: RolloutQueue
+    layout: str  # of the learners' batches, a name in LAYOUTS
+    guard: NumbersGuard
+    transport: Transport
 
     @classmethod
     def get_default_config(cls) -> ASPOConfig:
         return ASPOConfig()
 
     def training_step(self) -> None:
-        """One iteration: sample -> advantages -> update -> sync, each timed.
+        """One iteration: sample -> advantages -> update -> sync. Each stage is timed.
 
-        With `max_staleness` the runners sample the next batches all the while, and `wait` is short.
+        With `max_staleness` the runners sample the next batches during all stages, and `wait` is short.
         """
         with self._timed("wait"):
             groups = self._sample()
@@ -71,63 +132,48 @@ class ASPO(TextAlgorithm):
                 if engine_sleeps(self.config):
                     self.runners.sleep()
                 metrics = self._update(batches)
-            self.guard.check(metrics)
+            self._check_numbers(metrics)
             with self._timed("sync"):
                 self._sync_weights()
                 self._check_sync(groups)
         self._log_rollouts(groups)
-        self.latest_groups = groups  # for callbacks
         self.iterations_trained += 1
 
     def _sample(self) -> list[RolloutGroup]:
-        """A whole batch of groups, each with at least two rollouts to compare."""
+        """Get a whole batch of groups, each with enough graded rollouts to compare."""
         sampled = self.rollouts.next_batch()
-        num_nonfinite = sum(g.num_nonfinite for g in sampled)
-        num_failed = sum(g.num_ungraded for g in sampled) - num_nonfinite
-        counts = {"grader/errors": num_failed, "sampler/nonfinite": num_nonfinite}
-        self._log(counts | {"tasks/overlong": self.rollouts.num_overlong})
+        self._log(failure_metrics(sampled) | {"tasks/overlong": self.rollouts.num_overlong})
         groups = list(filter(self.rollouts.is_usable, sampled))
         self._log(staleness_metrics(groups, self.weights_version))
         return groups
 
-    def _fits(self, index: int) -> bool:
-        return self.prompts.num_tokens(index) <= self.config.max_prompt_tokens
-
     def _train_batches(self, groups: list[RolloutGroup]) -> list[TrainBatch]:
-        """Filter on correctness, shape the rewards, normalise in groups: one batch per learner, [] if none is left."""
+        """Filter groups on correctness, shape rewards and compute advantages; returns one batch per learner.
+
+        Returns [] if no group is left after the filter.
+        """
         config = self.config
-        kept = groups
-        if config.drop_uniform_groups:
-            kept = [g for g in groups if informative_groups([[r.correct for r in g.rollouts]])[0]]
+        kept = groups_to_train(groups, config)
         self._log({"groups/used_frac": len(kept) / len(groups)})
-        self.latest_advantages = {g.position: self._advantages(g) for g in kept}
+        self.latest_groups = groups
+        advantages = take_advantages(kept, config)
+        self.latest_advantages = by_position(groups, kept, advantages)
+        if config.truncated == "mask":
+            kept, advantages = mask_truncated(kept, advantages)
         if not kept:
             return []
         return build_train_batches(
             kept,
-            list(self.latest_advantages.values()),
+            advantages,
             num_learners=config.num_learners,
             minibatch_prompts=config.minibatch_prompts,
             max_tokens_per_microbatch=config.max_tokens_per_microbatch,
-            cost=COSTS[self._layout],
-            units=UNITS[self._layout],
+            layout=LAYOUTS[self.layout],
         )
-
-    def _advantages(self, group: RolloutGroup) -> np.ndarray:
-        config = self.config
-        penalties = overlong_penalty(
-            [len(r.completion_ids) for r in group.rollouts],
-            max_completion_tokens=config.max_completion_tokens,
-            buffer_tokens=config.overlong_buffer_tokens,
-            factor=config.overlong_penalty_factor,
-        )
-        rewards = np.array([r.reward for r in group.rollouts]) + penalties
-        advantages: np.ndarray = group_advantages([rewards], normalize_std=config.method.normalize_std)[0]
-        return advantages
 
     def _update(self, batches: list[TrainBatch]) -> dict[str, float]:
-        """One update on every learner; its metrics."""
-        # RLlib would cut a single `batch` for remote learners itself; theirs come as a list.
+        """Run one update on every learner; returns its merged metrics."""
+        # With remote learners, RLlib would split a single `batch` itself; therefore they get a list.
         batch = {"batches": batches} if self.learner_group.is_remote else {"batch": batches[0]}
         results = self.learner_group.update(**batch)
         metrics = merge_updates(results) | {
@@ -138,118 +184,108 @@ class ASPO(TextAlgorithm):
         self.metrics.aggregate([r.learner_metrics for r in results], key=LEARNER_RESULTS)
         return metrics
 
+    def _check_numbers(self, metrics: dict[str, float]) -> None:
+        """Check an update before its weights are used. Raises BadNumbersError or restores a good checkpoint."""
+        if not self.iterations_trained:
+            check_first_batch(metrics["kl/sampler"], self.config)
+        good = self.guard.check(metrics, self.config, self.iterations_trained)
+        if good is not None:
+            with good.as_directory() as folder:
+                self.learner_group.restore_from_path(Path(folder) / COMPONENT_LEARNER_GROUP)
+            # Tasks in progress are cancelled here, and sampled again after the sync of the restored weights.
+            self.rollouts.set_state(self.rollouts.get_state())
+
     def _sync_weights(self) -> None:
-        """Bring the learner's weights to every runner in service and wait until they have them."""
+        """Load the learner's weights into every runner in service, and wait until all have them."""
         handle = self.transport.send()
         self.weights_version = handle.version
         self._log({"sync/weights_version": handle.version, "sync/bytes": handle.num_bytes})
 
     def _check_sync(self, groups: list[RolloutGroup]) -> None:
-        """Compare every engine's logprobs with the learner's on a few prompts; raises SyncDriftError."""
-        prompts = [g.rollouts[0].prompt_ids for g in groups[:PROBE_PROMPTS]]
-        max_tokens = min(PROBE_TOKENS, self.config.max_completion_tokens)
-        drifts = []
-        for samples in self.runners.call(lambda runner: runner.probe(prompts, max_tokens)).values():
-            completions = [s.completion_ids for s in samples]
-            scores = self.learner_group.on_all(methodcaller("score", prompts, completions))[0]
-            drifts.append(weight_sync.drift(scores, [s.sampler_logprobs for s in samples]))
-        if not drifts:  # all runners are being restarted
-            return
-        self._log({"sync/max_abs_dlogp": max(drifts)})
-        weight_sync.check_drift(max(drifts), self.config.sync_drift_limit, self.weights_version)
+        """Compare every engine's logprobs with the learner's on a few prompts. Raises SyncDriftError if they differ."""
+        drift = probe_drift(self.learner_group, self.runners, [g.rollouts[0].prompt_ids for g in groups], self.config)
+        if drift is not None:
+            self._log({"sync/max_abs_dlogp": drift})
+            check_drift(drift, self.config.sync_drift_limit, self.weights_version)
+
+    def _log_rollouts(self, groups: list[RolloutGroup]) -> None:
+        self._log_groups(groups)
+        self._log_runner_reports(self.runners.call(lambda runner: (runner.get_metrics(), runner.take_times())).values())
+        counts = {"runners/in_service": len(self.runners.healthy), "runners/lost": self.runners.num_lost}
+        self._log(counts | self.guard.counts() | {"tasks/position": self.task_order.position})
+
+    @staticmethod
+    def run_evaluation(algorithm: ASPO, eval_env_runner_group: object) -> tuple[dict[str, float], int, int]:
+        """RLlib's `custom_evaluation_function`: results of all evaluation sets, env steps and agent steps."""
+        groups = in_training.sample_sets(algorithm.runners, algorithm.evaluation_sets)
+        results = in_training.summarize_sets(groups, named=bool(algorithm.config.eval_sets))
+        algorithm.latest_evaluation_groups = {name: sampled.groups for name, sampled in groups.items()}
+        algorithm.log_evaluation(results)
+        num_completions = sum(len(g.rollouts) for sampled in groups.values() for g in sampled.groups)
+        return results, num_completions, num_completions
 
     # ---- set-up ----------------------------------------------------------------------------------------------
 
     def setup(self, config: ASPOConfig) -> None:  # type: ignore[override]
-        # What can be wrong with env and tokenizer is found here, before any engine boots.
+        # Mistakes in env, model and tokenizer are found here, before any engine starts.
         preflight.check(self.config)
         tokenizer, _ = load_tokenizer(self.config)
         self.prompts = prompts_of(self.config, tokenizer)
         self.evaluation_sets = open_sets(self.config, lambda config: prompts_of(config, tokenizer))
         print(self.config.plan(), flush=True)
-        self.task_order = TaskOrder(len(self.prompts), seed=self.config.seed or 0)
-        self.iterations_trained = 0
-        self.latest_groups, self.latest_advantages = [], {}
-        self.latest_evaluation_groups, self._latest_evaluation = {}, {}
+        data_report = load_report(self.prompts, self.evaluation_sets)
+        print_load_report(data_report)
         super().setup(config)
         self.runners = RunnerPool(self.env_runner_group, self.config, self.learner_group.weights)
+        self.runners.wait_for_engines()
         self.transport = make_transport(self.config, self.learner_group, self.runners)
-        self.rollouts = RolloutQueue(self.runners, self.task_order, self.config, self._fits)
-        self.guard = NumbersGuard(self)
-        self._layout = self.learner_group.on_all(lambda learner: learner.layout)[0]
-        provenance.write(self)
-        # RLlib's initial sync is skipped when connector states are not broadcast.
+        self.task_order = TaskOrder(len(self.prompts), seed=self.config.seed or 0)
+        self.rollouts = RolloutQueue(self.runners, self.task_order, self.config, self.prompts.num_tokens)
+        self.guard = NumbersGuard()
+        self.layout = self.learner_group.on_all(lambda learner: learner.layout)[0]
+        for line in self.learner_group.on_all(methodcaller("describe_layers"))[0]:
+            print(f"  {line}", flush=True)
+        self._write_provenance(plan=self.config.plan(), tasks=task_hashes(self.prompts), data=data_report)
+        # RLlib skips its initial sync if connector states are not broadcast.
         self._sync_weights()
 
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
-        """What RLlib calls before every iteration."""
+        """Put restarted runners back into service. RLlib calls this before every iteration."""
         return self.runners.recover()
 
     def cleanup(self) -> None:
-        self.runners.stop()  # RLlib would wait for one that hangs
+        self.runners.stop()  # before RLlib's cleanup, which would wait for a runner that hangs
         super().cleanup()
         for prompts in (self.prompts, *(s.prompts for s in self.evaluation_sets.values())):
             prompts.close()
 
-    def _log_rollouts(self, groups: list[RolloutGroup]) -> None:
-        metrics = rollout_metrics(groups)
-        self._log(metrics)
-        rollouts = [r for g in groups for r in g.rollouts]
-        # What users' callbacks logged on the runners.
-        reports = self.runners.call(lambda r: (r.get_metrics(), r.take_times())).values()
-        self.metrics.aggregate([metrics for metrics, _ in reports], key=ENV_RUNNER_RESULTS)
-        for stage in ("generate_s", "grade_s"):
-            self._log({f"time/{stage}": max((times[stage] for _, times in reports), default=math.nan)})
-        self._log({"runners/in_service": len(self.runners.healthy), "runners/lost": self.runners.num_lost})
-        self.metrics.log_value(
-            (ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN), metrics["reward/mean"], reduce="mean", window=1
-        )
-        for name, reduce in (
-            (NUM_EPISODES, "sum"),
-            (NUM_ENV_STEPS_SAMPLED, "sum"),
-            (NUM_ENV_STEPS_SAMPLED_LIFETIME, "lifetime_sum"),
-        ):
-            self.metrics.log_value((ENV_RUNNER_RESULTS, name), len(rollouts), reduce=reduce)
-        self._log(
-            {
-                "tokens/completion": sum(len(r.completion_ids) for r in rollouts),
-                "tokens/prompt": sum(len(r.prompt_ids) for r in rollouts),
-                "tasks/position": self.task_order.position,
-                **self.guard.counts(),
-            }
-        )
-
     # ---- checkpoints -----------------------------------------------------------------------------------------
 
-    def get_state(
-        self,
-        components: str | Collection[str] | None = None,
-        *,
-        not_components: str | Collection[str] | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        state = super().get_state(components, not_components=not_components, **kwargs)
-        state["rollouts"] = self.rollouts.get_state()
-        state["guard"] = self.guard.get_state()
-        state["iterations_trained"] = self.iterations_trained
-        state["latest_evaluation"] = self._latest_evaluation
-        return state
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = super().get_state(*args, **kwargs)
+        return state | {"rollouts": self.rollouts.get_state(), "guard": self.guard.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         self.rollouts.set_state(state["rollouts"])
         self.guard.set_state(state["guard"])
-        self.iterations_trained = state["iterations_trained"]
-        self._latest_evaluation = state["latest_evaluation"]
 
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Continue from a checkpoint; the engines hold its weights when this returns."""
+        """Continue from a checkpoint. The engines hold its weights when this returns."""
         super().restore_from_path(path, *args, **kwargs)  # type: ignore[no-untyped-call]
         self._sync_weights()
         self.on_checkpoint(path)
 
     def on_checkpoint(self, checkpoint: str | Path | Checkpoint) -> None:
-        self.guard.remember(checkpoint)
+        self.guard.remember(checkpoint, self.iterations_trained, self.weights_version)
+
+
+class GRPOConfig(ASPOConfig):
+    """The config of `GRPO`: `loss="grpo"`, the baseline on the same data path."""
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or GRPO)
+        self.loss = "grpo"
 
 
 class GRPO(ASPO):

@@ -1,8 +1,8 @@
-"""The four frozen records that carry a prompt from the env to the optimizer. Numpy inside, no tensors."""
+"""The frozen records that carry a prompt from the env to the optimizer. They contain numpy arrays, no tensors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ class Rollout:
     completion_ids: `[T]` int32, exactly the sampled tokens (the end-of-sequence token included).
     sampler_logprobs: `[T]` float32, the engine's log-probability of each sampled token.
     finish_reason: "stop" (the model ended it) or "length" (cut at max_completion_tokens).
-    reward: the env's reward, before any shaping; correct: the verifier's verdict.
+    reward: the env's reward, before any shaping.
+    correct: the env's verdict; None if it gives none, but only a reward.
     weights_version: the learner's version of the weights that sampled it.
     info: what the env said of the step (extracted, grade_status, grade_seconds, ...).
-    repetition_frac: `metrics.repetition` of the completion, counted by the runner, of which there are many.
+    repetition_frac: `rollout.stats.repetition` of the completion, counted by the runner, of which there are many.
     """
 
     prompt_ids: np.ndarray
@@ -28,25 +29,28 @@ class Rollout:
     finish_reason: str
     completion: str
     reward: float
-    correct: bool
+    correct: bool | None
     weights_version: int
     info: dict[str, Any] = field(default_factory=dict)
     repetition_frac: float = 0.0
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and completion tokens together: what one forward pass over the rollout costs."""
+        """Number of prompt and completion tokens together."""
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
 @dataclass(frozen=True)
 class RolloutGroup:
-    """The rollouts of one prompt: all G, but for those whose grading failed through no fault of theirs.
+    """The rollouts of one prompt: all G completions, without those that could not be graded or had broken logprobs.
 
-    position: how many prompts the run had drawn before this one; it seeds the group's sampling.
+    position: number of prompts that the run drew before this one; it seeds the group's sampling.
     index: the task's index in the env.
-    num_ungraded: completions that are missing here: the grader itself failed on them, twice, or they are
-    num_nonfinite: those whose log-probabilities from the engine are not all finite.
+    num_ungraded: number of completions that are missing in `rollouts`, for one of three reasons: the grader itself
+        failed on them twice, their reward was not a finite number, or their log-probabilities from the engine are not
+        all finite.
+    num_nonfinite: how many of `num_ungraded` are missing because of their log-probabilities.
+    grade_error: a text about the first reward that was not a finite number; None if there was none.
     """
 
     position: int
@@ -55,15 +59,31 @@ class RolloutGroup:
     rollouts: tuple[Rollout, ...]
     num_ungraded: int = 0
     num_nonfinite: int = 0
+    grade_error: str | None = None
+
+    @property
+    def is_informative(self) -> bool:
+        """Whether the group carries a gradient: its rollouts are neither all correct nor all wrong.
+
+        Decided on the env's verdicts, never on shaped rewards: the penalty of one truncated answer would make an
+        all-wrong group look mixed and give its other wrong answers a positive advantage. Without verdicts the env's own
+        rewards decide: they must differ.
+        """
+        verdicts = {r.correct for r in self.rollouts}
+        return len({r.reward for r in self.rollouts} if None in verdicts else verdicts) > 1
+
+    def without_truncated(self) -> RolloutGroup:
+        """The same group without the completions that were cut at max_completion_tokens."""
+        return replace(self, rollouts=tuple(r for r in self.rollouts if r.finish_reason != "length"))
 
 
 @dataclass(frozen=True)
 class Minibatch:
     """One learner's part of one optimizer step.
 
-    microbatches: row numbers into the TrainBatch, one array per forward pass. Every learner has equally many
-        (an empty array pads the count), so that collectives meet.
-    num_loss_tokens, num_sequences: counted over the whole step, all learners: the loss's denominators.
+    microbatches: row numbers into the TrainBatch, one array per forward pass. Every learner has the same number of
+        them, padded with empty arrays, so that all learners run the same collectives.
+    num_loss_tokens, num_sequences: the loss's denominators, counted over the whole step and all learners.
     """
 
     microbatches: tuple[np.ndarray, ...]
@@ -73,10 +93,11 @@ class Minibatch:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """One learner's rollouts of an iteration and the optimizer steps to take over them, in order.
+    """One learner's rollouts of an iteration, and the optimizer steps over them in order.
 
-    prompt_ids, completion_ids, sampler_logprobs: one array per row; advantages: `[B]` float32.
-    minibatches: the steps of one epoch.
+    prompt_ids, completion_ids, sampler_logprobs: one array per rollout.
+    advantages: `[B]` float32.
+    minibatches: the optimizer steps of one epoch.
     """
 
     prompt_ids: tuple[np.ndarray, ...]
@@ -91,13 +112,13 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What one learner reports of an update.
+    """The metrics that one learner reports for an update.
 
-    sums: metric name -> (numerator, denominator), added over learners before the division.
-    maxima: metric name -> value, of which the largest over learners counts.
-    values: metric name -> value, equal on every learner (lr, grad_norm, optimizer steps).
-    learner_metrics: the learner's own MetricsLogger, reduced, for users who log from a Learner subclass.
-    old_logprobs_s: seconds spent on scoring, by policy and reference, before the first optimizer step.
+    sums: metric name -> (numerator, denominator). Both are summed over the learners before the division.
+    maxima: metric name -> value. The largest value over the learners is reported.
+    values: metric name -> value that is equal on every learner (lr, grad_norm, optimizer steps).
+    learner_metrics: the reduced values of the learner's MetricsLogger, for users who log from a Learner subclass.
+    old_logprobs_s: seconds for the logprobs of policy and reference before the first optimizer step.
     """
 
     sums: dict[str, tuple[float, float]]
@@ -105,3 +126,7 @@ class UpdateResult:
     values: dict[str, float]
     learner_metrics: dict[str, Any]
     old_logprobs_s: float
+
+
+class BadNumbersError(RuntimeError):
+    """The run's values are unusable, for example NaN. A restart from a checkpoint may lead to the same values again."""

@@ -1,4 +1,4 @@
-"""What several rooms' tests share: one Ray, a small random model, makers of rollouts, configs, learners, graders."""
+"""What the tests of several folders share: Ray, a small random model, makers of rollouts, configs and learners."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,14 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+# The repository comes first: the folder tests/envs must not be taken for the package envs.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [
+        str(Path(__file__).parents[1]),
+        *sorted({str(path.parent) for path in Path(__file__).parent.rglob("test_*.py")}),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]
+)
 
 import numpy as np
 import pytest
@@ -17,8 +24,9 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from sandboxes import PATIENT, STRICT, is_missing
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from aspo_rllib import TINY_MODEL, ASPOConfig, weight_sync
+from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.types import Rollout, RolloutGroup
+from aspo_rllib.weights import object_store
 from envs.grading.code.grader import CodeGrader
 from envs.grading.sandbox.backends import BACKENDS
 from envs.text_env import TextSpace
@@ -141,7 +149,7 @@ def weights_of():
     """`weights_of(learner_group)`: name -> a copy of each whole tensor."""
 
     def weights(learner_group):
-        return {name: tensor.clone() for name, tensor in weight_sync.fetch(learner_group.weights())}
+        return {name: tensor.clone() for name, tensor in object_store.fetch(learner_group.weights())}
 
     return weights
 

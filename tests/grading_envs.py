@@ -62,3 +62,16 @@ def grandparent():
         return grandchild.pid
 
     return handle
+
+
+class OddRewards(ArithmeticEnv):
+    """Three-digit sums whose reward is `reward`, whatever the answer, at every `every`-th one; else 1."""
+
+    def __init__(self, reward, every=1, **arithmetic):
+        super().__init__(**arithmetic)
+        self._reward, self._every, self._count = reward, every, 0
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        self._count += 1
+        return observation, self._reward if self._count % self._every == 0 else 1.0, *rest

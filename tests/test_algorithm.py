@@ -16,7 +16,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from transformers import AutoModelForCausalLM
 
 from aspo_rllib import ASPO, ASPOConfig
-from aspo_rllib.rollout_queue import sample_groups
+from aspo_rllib.rollout.queue import sample_groups
 
 
 class Recorder(RLlibCallback):
@@ -297,6 +297,7 @@ def counting(ray_session, make_config):
     config = make_config(drop_uniform_groups=False).environment(CountingEnv, env_config={"first": 3})
     # top_p < 1 makes the engine's logprobs those of a part of the distribution: the check after a sync must not mind.
     config.evaluation(evaluation_config={}).sampling(group_size=2, top_p=0.5).llm(engine="transformers")
+    config.training(sampler_correction="truncated")
     algo = config.build_algo()
     yield algo
     algo.stop()

@@ -84,7 +84,7 @@ def test_runners_that_die_crash_hang_or_raise_change_nothing(
 
         # What takes down every runner is no runner's fault.
         failures.write_text("1000")
-        with pytest.raises(RuntimeError, match=r"3 env runners failed while they had .*24") as raised:
+        with pytest.raises(RuntimeError, match=r"3 env runners failed while sampling .*24") as raised:
             algo.train()
         assert "the prompts' disk is away" in str(raised.value.__cause__)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from aspo_rllib import TINY_MODEL
-from aspo_rllib.model import full_weights, load_policy
-from aspo_rllib.vllm_engine import VLLMEngine
+from aspo_rllib.model.policy import load_policy
+from aspo_rllib.model.sharding import full_weights
+from aspo_rllib.rollout.engines.vllm_engine import VLLMEngine
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,7 +40,7 @@ def test_a_sleeping_engine_gives_its_memory_back(lora):
     if lora is None:
         engine.load_weights([(name, tensor.bfloat16()) for name, tensor in full_weights(policy).items()])
     else:
-        from aspo_rllib.lora import adapter_weights
+        from aspo_rllib.model.lora import adapter_weights
 
         adapters = adapter_weights(policy.hf_model)
         engine.load_adapters([(name, tensor.bfloat16()) for name, tensor in adapters.items()])

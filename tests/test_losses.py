@@ -14,16 +14,25 @@ from aspo_rllib.losses import (
     Loss,
     TokenInputs,
     aggregation_coefficients,
-    clip_bounds,
+    by_entropy_class,
+    ce_gppo,
+    clip_cov,
+    dgpo,
     entropy_class,
+    kl_cov,
     kl_penalty,
     policy_loss,
     resolve_loss,
     sapo,
+    sequence_masked,
 )
 
 F64 = torch.float64
-GRAD_TABLE = json.loads((Path(__file__).parent / "data" / "grad_table.json").read_text())["rows"]
+DATA = Path(__file__).parent / "data"
+GRAD_TABLE = json.loads((DATA / "grad_table.json").read_text())["rows"]
+OFFICIAL = json.loads((DATA / "official_gradients.json").read_text())
+OFFICIAL_2026 = json.loads((DATA / "official_gradients_2026.json").read_text())
+BY_BATCH = ["clip_cov", "kl_cov"]  # the losses that compare a token with all others of the forward pass
 
 
 def surrogate(name, logprobs, old_logprobs, advantages, loss_mask=None, coefficients=None, **overrides):
@@ -33,7 +42,7 @@ def surrogate(name, logprobs, old_logprobs, advantages, loss_mask=None, coeffici
         "loss": row.token_weight,
         "clip_low": row.clip_low,
         "clip_high": row.clip_high,
-        "weight_cap": 3.0,
+        "weight_cap": row.weight_cap,
     }
     settings["coefficients"] = torch.ones_like(logprobs) if coefficients is None else coefficients
     loss_mask = torch.ones_like(logprobs) if loss_mask is None else loss_mask
@@ -96,12 +105,98 @@ def test_gradients_of_the_released_code(name, bounds, side):
     ratio = torch.tensor([[row["r"]] for row in GRAD_TABLE], dtype=F64) * (1 + (-1e-9, 1e-9)[side])
     old = torch.full_like(ratio, -3.0)
     high_entropy = torch.tensor([[row["entropy"] == "high"] for row in GRAD_TABLE])
-    by_entropy = clip_bounds(high_entropy, 0.2, 0.4)
-    overrides = {"clip_low": by_entropy, "clip_high": by_entropy} if bounds == "by entropy" else {}
+    by_entropy = by_entropy_class(high_entropy, 0.2, 0.4)
+    overrides = {"weight_cap": 3.0}
+    if bounds == "by entropy":
+        overrides |= {"clip_low": by_entropy, "clip_high": by_entropy}
     advantages = torch.tensor([row["A"] for row in GRAD_TABLE], dtype=F64)
     _, grad = run(name, old + ratio.log(), old, advantages, **overrides)
     assert len(GRAD_TABLE) == 64
     torch.testing.assert_close(grad.squeeze(-1), torch.tensor(expected, dtype=F64), rtol=0, atol=1e-9)
+
+
+# ---------------------------------------------------------------- golden: what the methods' official code gives
+
+HIGH = by_entropy_class(torch.tensor(OFFICIAL["high_entropy"]).bool(), 0.2, 0.4)
+NO_BOUNDS = {"clip_low": None, "clip_high": None, "weight_cap": None}
+
+
+def clip(low, high, weight_cap=None):
+    return {"clip_low": low, "clip_high": high, "weight_cap": weight_cap}
+
+
+# In the order of the file: loss, what differs from its row, aggregation, divisor of "constant".
+OFFICIAL_SETTINGS = [
+    ("aspo", clip(0.2, 0.2, 3.0), "sequence"),
+    ("aspo", clip(0.2, 0.2, 3.0), "token"),
+    ("aspo", clip(HIGH, HIGH, 3.0), "sequence"),
+    ("grpo", clip(0.2, 0.2, 3.0), "sequence"),
+    ("grpo", clip(0.2, 0.2), "sequence"),
+    ("dapo", {}, "token"),
+    ("dr_grpo", {}, "constant"),
+    ("gspo", {}, "sequence"),
+    ("gmpo", {}, "sequence"),
+    ("cispo", {}, "token"),
+    ("cispo", clip(0.2, 0.28), "token"),
+    ("gppo", {}, "token"),
+    ("gppo", clip(0.2, 0.2), "token"),
+    ("topr_token", {}, "constant"),
+    ("topr", {}, "constant"),
+    ("sapo", {}, "sequence"),
+    ("dppo", {}, "constant 12"),  # its code sums over tokens and divides by B twice
+    ("no_is", {}, "sequence"),
+    ("positive_mean", {}, "sequence"),
+]
+OFFICIAL_SETTINGS_2026 = [
+    ("ce_gppo", {}, "token"),
+    ("ce_gppo", {"loss": partial(ce_gppo, beta_low=0.5)}, "token"),
+    ("dgpo", {}, "token"),
+    ("dgpo", {"loss": partial(dgpo, n=2)}, "token"),
+    ("dgpo", {"loss": partial(dgpo, n=3, m=1)}, "token"),
+    ("maspo", {}, "token"),
+    ("vespo", {}, "token"),
+    ("kl_cov", {}, "token"),
+    ("kl_cov", {"loss": partial(kl_cov, fraction=0.1)}, "token"),
+    ("clip_cov", {"loss": partial(clip_cov, fraction=1.0)}, "token"),
+    ("clip_cov", clip(0.2, 0.2) | {"loss": partial(clip_cov, fraction=1.0)}, "token"),
+    ("luspo", {}, "sum"),
+    ("sequence_masked", {}, "sequence"),
+]
+OFFICIAL_CASES = [
+    pytest.param(*setting, gradients, id=name)
+    for settings, file in ((OFFICIAL_SETTINGS, OFFICIAL), (OFFICIAL_SETTINGS_2026, OFFICIAL_2026))
+    for setting, (name, gradients) in zip(settings, file["gradients"].items(), strict=True)
+]
+
+
+@pytest.mark.parametrize(("name", "overrides", "aggregation", "gradients"), OFFICIAL_CASES)
+def test_gradients_of_the_official_code(name, overrides, aggregation, gradients):
+    logprobs, old, advantages = (
+        torch.tensor(OFFICIAL[k], dtype=F64) for k in ("logprobs", "old_logprobs", "advantages")
+    )
+    mask = torch.tensor(OFFICIAL["loss_mask"])
+    aggregation, _, divisor = aggregation.partition(" ")
+    coefficients = aggregation_coefficients(
+        mask,
+        aggregation,
+        num_loss_tokens=int(mask.sum()),
+        num_sequences=len(mask),
+        max_completion_tokens=int(divisor or 4096),
+    )
+    _, grad = run(name, logprobs, old, advantages, mask, coefficients, **overrides)
+    # verl adds 1e-8 to a number of tokens, which is 1e-8 of a gradient of at most 0.2.
+    torch.testing.assert_close(grad, torch.tensor(gradients, dtype=F64), rtol=2e-8, atol=1e-14)
+
+
+def test_the_official_settings_are_those_of_the_rows():
+    """Each loss with an official code is checked with the settings of its row at least once."""
+    plain = {name for name, overrides, _ in OFFICIAL_SETTINGS + OFFICIAL_SETTINGS_2026 if not overrides}
+    drawn = {"clip_cov"}  # which of its tokens are dropped is random in the official code
+    own = {"aspo", "grpo"}  # checked above with the values of their rows, spelt out
+    of_a_paper = {"double_sided"}
+    assert plain | drawn | own | of_a_paper == set(LOSSES)
+    assert (LOSSES["aspo"].clip_low, LOSSES["aspo"].clip_high, LOSSES["aspo"].weight_cap) == (0.2, 0.2, 3.0)
+    assert (LOSSES["grpo"].clip_low, LOSSES["grpo"].clip_high, LOSSES["grpo"].weight_cap) == (0.2, 0.2, 3.0)
 
 
 # ---------------------------------------------------------------- golden: by hand, one token, old prob 1/2
@@ -113,11 +208,11 @@ HAND_ROWS = [
     # grpo: r, dead above 1.2 (A>0), below 0.8 and above c = 3 (A<0).
     ("grpo", +1, [0.01, 0.5, 1.0, 1.1, 1.25], [0.01, 0.5, 1.0, 1.1, 0.0]),
     ("grpo", -1, [0.75, 0.9, 1.0, 2.5, 3.5], [0.0, 0.9, 1.0, 2.5, 0.0]),
-    # dapo: grpo with 0.2/0.28.
+    # dapo: grpo with 0.2/0.28 and the dual clip at 10; dr_grpo: without a dual clip.
     ("dapo", +1, [0.5, 1.25, 1.3], [0.5, 1.25, 0.0]),
-    ("dapo", -1, [0.75, 0.9, 3.5], [0.0, 0.9, 0.0]),
+    ("dapo", -1, [0.75, 0.9, 3.5, 10.5], [0.0, 0.9, 3.5, 0.0]),
     ("dr_grpo", +1, [0.5, 1.1, 1.25], [0.5, 1.1, 0.0]),
-    ("dr_grpo", -1, [0.75, 0.9, 3.5], [0.0, 0.9, 0.0]),
+    ("dr_grpo", -1, [0.75, 0.9, 3.5, 99.0], [0.0, 0.9, 3.5, 99.0]),
     # no_is: 1 wherever grpo is alive.
     ("no_is", +1, [0.01, 0.5, 1.1, 1.25], [1.0, 1.0, 1.0, 0.0]),
     ("no_is", -1, [0.75, 0.9, 2.5, 3.5], [0.0, 1.0, 1.0, 0.0]),
@@ -133,11 +228,36 @@ HAND_ROWS = [
     # cispo: min(r, 5) whatever the sign.
     ("cispo", +1, [0.01, 1.0, 4.5, 6.0], [0.01, 1.0, 4.5, 5.0]),
     ("cispo", -1, [0.01, 1.0, 4.5, 6.0], [0.01, 1.0, 4.5, 5.0]),
-    # gppo: the edge 1.2 above, 0.8 below; the other direction is free.
-    ("gppo", +1, [0.5, 1.1, 1.5], [0.5, 1.1, 1.2]),
-    ("gppo", -1, [0.5, 0.9, 1.5, 7.0], [0.8, 0.9, 1.5, 7.0]),
+    # gppo: the edge 1.28 above, 0.8 below; the other direction is free, but for the dual clip at 10.
+    ("gppo", +1, [0.5, 1.1, 1.5], [0.5, 1.1, 1.28]),
+    ("gppo", -1, [0.5, 0.9, 1.5, 7.0, 11.0], [0.8, 0.9, 1.5, 7.0, 0.0]),
+    # ce_gppo: the edges 1.0 x 1.2 above, 0.75 x 0.8 below.
+    ("ce_gppo", +1, [0.5, 1.1, 1.5], [0.5, 1.1, 1.2]),
+    ("ce_gppo", -1, [0.5, 0.9, 1.5, 7.0, 11.0], [0.6, 0.9, 1.5, 7.0, 0.0]),
+    # topr: of one token, the completion's ratio is its own.
     ("topr", +1, [0.01, 1.0, 7.0], [1.0, 1.0, 1.0]),
     ("topr", -1, [0.01, 0.5, 1.0, 7.0], [0.01, 0.5, 1.0, 1.0]),
+    ("topr_token", +1, [0.01, 1.0, 7.0], [1.0, 1.0, 1.0]),
+    ("topr_token", -1, [0.01, 0.5, 1.0, 7.0], [0.01, 0.5, 1.0, 1.0]),
+    # luspo: of one token, s = r; 2e-3/2.5e-3; no dual clip.
+    ("luspo", +1, [0.5, 1.0, 1.002, 1.003], [0.5, 1.0, 1.002, 0.0]),
+    ("luspo", -1, [0.997, 0.999, 1.0, 5.0], [0.0, 0.999, 1.0, 5.0]),
+    # dgpo: above 1.2 it is sqrt(1.2 r), sqrt(1.8) = 1.3416408; below 0.8 it is r^2 / 0.8, 0.16 / 0.8 = 0.2.
+    ("dgpo", +1, [0.5, 1.1, 1.5], [0.5, 1.1, 1.3416407865]),
+    ("dgpo", -1, [0.4, 0.9, 5.0], [0.2, 0.9, 5.0]),
+    # maspo, A = 2: width 0.5^-0.3 x 1.06 = 1.3050130; r = 2: 2 exp(-1 / (2 x 1.7030590)).
+    ("maspo", +1, [0.5, 1.0, 2.0], [0.5, 1.0, 1.4911652254]),
+    # A = -2: width 1.2311444 / 1.06 = 1.1614570; r = 1/2: exp(-0.25 / (2 x 1.3489824)) / 2.
+    ("maspo", -1, [0.5, 1.0, 2.0], [0.4557505660, 1.0, 2.0]),
+    # vespo, W = r: W^2 e^(3(1-W)): e^1.5 / 4, 4 e^-3; A<0: W^3 e^(2(1-W)): e / 8, 8 e^-2.
+    ("vespo", +1, [0.5, 1.0, 2.0], [1.1204222676, 1.0, 0.1991482735]),
+    ("vespo", -1, [0.5, 1.0, 2.0], [0.3397852286, 1.0, 1.0826822659]),
+    # double_sided: r between 0.8 and 1.28, nothing elsewhere.
+    ("double_sided", +1, [0.5, 0.9, 1.25, 1.3], [0.0, 0.9, 1.25, 0.0]),
+    ("double_sided", -1, [0.5, 0.9, 1.25, 1.3], [0.0, 0.9, 1.25, 0.0]),
+    # sequence_masked: grpo without a dual clip; the mask acts below r = e^-0.5 = 0.607, where the clip does, too.
+    ("sequence_masked", +1, [0.5, 1.1, 1.25], [0.5, 1.1, 0.0]),
+    ("sequence_masked", -1, [0.5, 0.75, 0.9, 5.0], [0.0, 0.0, 0.9, 5.0]),
     # sapo: 4 r s(1-s) at z = tau (r-1). A>0, r=2: z=1, 0.19661193 x 8; r=1/2: z=-0.5, 0.23500371 x 2.
     ("sapo", +1, [0.5, 1.0, 2.0], [0.4700074244, 1.0, 1.5728954659]),
     # A<0, r=2: z=1.05, e^-z=0.34993775, / 1.34993775^2 = 0.19202745 x 8; r=1/2: z=-0.525, 0.23353496 x 2.
@@ -158,7 +278,9 @@ def test_hand_worked_weights(name, advantage, ratios, weights):
 
 
 def test_every_loss_has_hand_worked_rows_of_both_signs():
-    assert {(name, sign) for name, sign, _, _ in HAND_ROWS} == {(n, s) for n in LOSSES for s in (1, -1)}
+    assert {(name, sign) for name, sign, _, _ in HAND_ROWS} == {
+        (n, s) for n in LOSSES.keys() - BY_BATCH for s in (1, -1)
+    }
 
 
 EDGES = [
@@ -180,8 +302,19 @@ EDGES = [
     ("gmpo", +1, math.exp(0.4), math.exp(0.4), 0.0),
     ("gmpo", -1, math.exp(-0.4), 0.0, math.exp(-0.4)),
     ("cispo", +1, 5.0, 5.0, 5.0),
-    ("gppo", +1, 1.2, 1.2, 1.2),
+    ("gppo", +1, 1.28, 1.28, 1.28),
     ("gppo", -1, 0.8, 0.8, 0.8),
+    ("gppo", -1, 10.0, 10.0, 0.0),
+    ("dapo", -1, 10.0, 10.0, 0.0),
+    ("ce_gppo", +1, 1.2, 1.2, 1.2),
+    ("ce_gppo", -1, 0.8, 0.6, 0.8),
+    ("luspo", +1, 1.0025, 1.0025, 0.0),
+    ("luspo", -1, 0.998, 0.0, 0.998),
+    ("dgpo", +1, 1.2, 1.2, 1.2),
+    ("dgpo", -1, 0.8, 0.8, 0.8),
+    ("maspo", +1, 1.0, 1.0, 1.0),
+    ("double_sided", +1, 0.8, 0.0, 0.8),
+    ("double_sided", -1, 1.28, 1.28, 0.0),
     ("topr", -1, 1.0, 1.0, 1.0),
     ("dppo", +1, 1.3, 1.3, 0.0),  # p = 0.65 = 0.5 + delta
     ("dppo", -1, 0.7, 0.0, 0.7),  # p = 0.35 = 0.5 - delta
@@ -224,6 +357,88 @@ def test_gmpo_counts_a_clipped_token_in_the_mean():
     torch.testing.assert_close(weight, torch.tensor(expected, dtype=F64), rtol=0, atol=1e-7)
 
 
+def test_luspo_is_gspo_with_other_bounds():
+    # s = sqrt(1.004) = 1.001998 < 1.0025: kept; sqrt(1.006) = 1.0029955: clipped.
+    weight, _ = at_ratio("luspo", [[1.004, 1.0], [1.006, 1.0]], [1.0, 1.0])
+    torch.testing.assert_close(weight, torch.tensor([[1.001998, 1.001998], [0, 0]], dtype=F64), rtol=0, atol=1e-8)
+
+
+def test_topr_and_vespo_take_the_ratio_of_the_whole_completion():
+    # 0.5 x 0.8 = 0.4 and 2 x 1.5 = 3, clipped to 1. The positive weighs 1. By token: each its own.
+    ratios, advantages = [[0.5, 0.8], [2.0, 1.5], [0.5, 0.8]], [-1.0, -1.0, 1.0]
+    weight, _ = at_ratio("topr", ratios, advantages)
+    torch.testing.assert_close(weight, torch.tensor([[0.4, 0.4], [1.0, 1.0], [1.0, 1.0]], dtype=F64))
+    weight, _ = at_ratio("topr_token", ratios, advantages)
+    torch.testing.assert_close(weight, torch.tensor([[0.5, 0.8], [1.0, 1.0], [1.0, 1.0]], dtype=F64))
+    # A < 0: W = 0.4: 0.064 e^1.2 = 0.2124875; W = 3: 27 e^-4 = 0.4945223. A > 0: W = 0.4: 0.16 e^1.8 = 0.9679436.
+    weight, _ = at_ratio("vespo", ratios, advantages)
+    expected = torch.tensor([[0.2124875], [0.4945223], [0.9679436]], dtype=F64).expand(3, 2)
+    torch.testing.assert_close(weight, expected, rtol=0, atol=1e-7)
+
+
+def test_vespo_of_thousands_of_tokens_is_finite():
+    for ratio in (0.5, 2.0):
+        weight, _ = at_ratio("vespo", [[ratio] * 5000] * 2, [1.0, -1.0])
+        assert weight.isfinite().all() and (weight < 1e-6).all()
+
+
+def test_sequence_mask_acts_on_negatives_that_drifted():
+    # Mean log(1/r) of (0.9, 0.4): (0.105 + 0.916) / 2 = 0.511 > 0.5: nothing is left, not even of the token inside
+    # the clip. Of (0.9, 0.5): 0.399: the first is kept, the second clipped. Positives are never masked.
+    weight, _ = at_ratio("sequence_masked", [[0.9, 0.4], [0.9, 0.5], [0.9, 0.4]], [-1.0, -1.0, 1.0])
+    torch.testing.assert_close(weight, torch.tensor([[0.0, 0.0], [0.9, 0.0], [0.9, 0.4]], dtype=F64))
+    loose = partial(sequence_masked, delta=0.52)
+    weight, _ = at_ratio("sequence_masked", [[0.9, 0.4]], [-1.0], loss=loose)
+    torch.testing.assert_close(weight, torch.tensor([[0.9, 0.0]], dtype=F64))
+
+
+def test_dgpo_without_decay_is_gppo_above_and_a_plain_ratio_below():
+    # m = 1: r (1.2 / r) = 1.2; n = 0: r.
+    weight, _ = at_ratio("dgpo", [[3.0], [0.5]], [1.0, -1.0], loss=partial(dgpo, n=0, m=1))
+    torch.testing.assert_close(weight, torch.tensor([[1.2], [0.5]], dtype=F64))
+
+
+def test_maspo_gives_rare_tokens_more_space():
+    # Old prob 1e-6: 1e6^0.3 = 63.1, limited to 10; A = 2 makes it 10.6: 2 exp(-1 / 224.72) = 1.9911198.
+    weight, _ = at_ratio("maspo", [[2.0]], [2.0], old_prob=1e-6)
+    assert weight.item() == pytest.approx(1.9911198, abs=1e-7)
+
+
+COVARIANCE_BATCH = {
+    # A = (2, -1, -1), mean 0; log p = ln (1/2, 1/4, 1/8), mean ln 1/4: covariances 2 ln 2 = 1.386, 0, ln 2 = 0.693.
+    "logprobs": torch.tensor([[0.5], [0.25], [0.125]], dtype=F64).log(),
+    "advantages": torch.tensor([2.0, -1.0, -1.0], dtype=F64),
+}
+
+
+def test_kl_cov_by_hand():
+    # r = (2, 1, 1/2). A third of three is one token, the first: 2 - 1/2 = 1.5. Two thirds: the last, too: its
+    # gradient -A w = 1/2 - 1 x 1, so w = 1/2 + sign(log 1/2) = -1/2: the penalty outweighs the advantage.
+    old = torch.tensor([[0.25], [0.25], [0.25]], dtype=F64).log()
+    for fraction, expected in ((0.4, [1.5, 1.0, 0.5]), (0.7, [1.5, 1.0, -0.5])):
+        result, _ = run("kl_cov", old_logprobs=old, loss=partial(kl_cov, fraction=fraction), **COVARIANCE_BATCH)
+        torch.testing.assert_close(result.token_weight.flatten(), torch.tensor(expected, dtype=F64))
+
+
+def test_clip_cov_by_hand():
+    # r = (1.6, 1, 1/2), all inside 0 to 2; only the first has a covariance between 1 and 5.
+    old = (COVARIANCE_BATCH["logprobs"].exp() / torch.tensor([[1.6], [1.0], [0.5]], dtype=F64)).log()
+    result, _ = run("clip_cov", old_logprobs=old, **COVARIANCE_BATCH)
+    torch.testing.assert_close(result.token_weight.flatten(), torch.tensor([0.0, 1.0, 0.5], dtype=F64))
+    wide = partial(clip_cov, covariance_high=1.3)
+    result, _ = run("clip_cov", old_logprobs=old, loss=wide, **COVARIANCE_BATCH)
+    torch.testing.assert_close(result.token_weight.flatten(), torch.tensor([1.6, 1.0, 0.5], dtype=F64))
+
+
+def test_clip_cov_draws_the_same_tokens_again():
+    logprobs, old, advantages, mask = random_batch()
+    drop = partial(clip_cov, fraction=0.1, covariance_low=0.0)
+    first, again = (run("clip_cov", logprobs, old, advantages, mask, loss=drop)[0].token_weight for _ in range(2))
+    assert torch.equal(first, again)
+    without = run("clip_cov", logprobs, old, advantages, mask, loss=partial(clip_cov, covariance_low=1e9))[0]
+    assert ((first == 0) & (without.token_weight != 0)).sum() == 2  # a tenth of 22 tokens
+
+
 def test_dppo_lets_a_rare_token_grow_a_hundredfold():
     # p: 1e-4 -> 1e-2 moves 0.0099 of probability, whatever r says; a common token may not move 0.99 -> 0.79.
     assert at_ratio("dppo", [[100.0]], [1.0], old_prob=1e-4)[0].item() == pytest.approx(100.0)
@@ -260,7 +475,9 @@ def test_tokens_of_probability_e_minus_60(name, dtype):
     # r = e^-0.125 = 0.8824969: alive for A>0 in every method. pi^2 would be 0 in fp32 and the weight NaN.
     logprobs, old = torch.tensor([[-60.0]], dtype=dtype), torch.tensor([[-59.875]], dtype=dtype)
     result, grad = run(name, logprobs, old, torch.ones(1, dtype=dtype))
-    expected = {"aspo": 1.1331485, "no_is": 1.0, "topr": 1.0, "sapo": 0.8794577}.get(name, 0.8824969)
+    others = {"aspo": 1.1331485, "no_is": 1.0, "topr": 1.0, "topr_token": 1.0, "sapo": 0.8794577}
+    # vespo: r^2 e^(3 (1 - r)) = 0.7788008 x 1.4226350; kl_cov: the only token is the highest, r + 1.
+    expected = (others | {"vespo": 1.1079476, "kl_cov": 1.8824969}).get(name, 0.8824969)
     assert result.token_weight.item() == pytest.approx(expected, abs=1e-6)
     assert result.loss.item() == grad.item() == pytest.approx(-expected, abs=1e-6)
     assert result.loss.dtype == result.token_weight.dtype == grad.dtype == dtype
@@ -313,7 +530,10 @@ def test_a_step_moves_the_token_the_way_the_advantage_says(name, ratio, advantag
     result = surrogate(name, logprobs, old, torch.tensor([advantage], dtype=F64))
     result.loss.backward()
     after = (logits - 0.01 * logits.grad).log_softmax(-1)[..., 0]
-    assert advantage * (after - logprobs).item() > 0
+    if name == "double_sided" and ratio == 0.5:  # masked on both sides
+        assert (logits.grad == 0).all()
+    else:
+        assert advantage * (after - logprobs).item() > 0
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -467,10 +687,12 @@ def test_aggregation_coefficients_by_hand(dtype):
     token = aggregation_coefficients(mask, "token", **counts)
     sequence = aggregation_coefficients(mask, "sequence", **counts)
     constant = aggregation_coefficients(mask, "constant", **counts)
-    # 1/10; 1/(5 x 2), 1/(5 x 3), none; 1/(5 x 4)
+    total = aggregation_coefficients(mask, "sum", **counts)
+    # 1/10; 1/(5 x 2), 1/(5 x 3), none; 1/(5 x 4); 1/5
     assert torch.equal(token, torch.tensor([[0.1, 0.1, 0], [0.1, 0.1, 0.1], [0, 0, 0]], dtype=F64))
     assert torch.equal(sequence, torch.tensor([[0.1, 0.1, 0], [1 / 15] * 3, [0, 0, 0]], dtype=F64))
     assert torch.equal(constant, torch.tensor([[0.05, 0.05, 0], [0.05] * 3, [0, 0, 0]], dtype=F64))
+    assert torch.equal(total, torch.tensor([[0.2, 0.2, 0], [0.2] * 3, [0, 0, 0]], dtype=F64))
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -480,7 +702,7 @@ def test_a_step_without_tokens_has_no_share(aggregation):
     assert torch.equal(aggregation_coefficients(mask, aggregation, **counts), torch.zeros(2, 3, dtype=F64))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in BY_BATCH])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("cuts", [[3, 3], [1, 5], [2, 1, 3], [1] * 6])
 def test_micro_batches_add_up_to_the_batch(name, aggregation, cuts):
@@ -513,21 +735,41 @@ def test_unknown_aggregation_is_named():
 # ---------------------------------------------------------------- the registry
 
 PUBLISHED = {
-    # name: clip_low, clip_high, aggregation, kl_coef, normalize_std
-    "aspo": (0.2, 0.2, "sequence", 0.001, True),
-    "grpo": (0.2, 0.2, "sequence", 0.001, True),
-    "dapo": (0.2, 0.28, "token", 0.0, True),
-    "dr_grpo": (0.2, 0.2, "constant", 0.0, False),
-    "gspo": (3e-4, 4e-4, "sequence", 0.0, True),
-    "gmpo": (0.4, 0.4, "sequence", 0.0, True),
+    # name: clip_low, clip_high, weight_cap, aggregation, kl_coef, advantage, old_logprobs
+    "aspo": (0.2, 0.2, 3.0, "sequence", 0.001, "grpo", "learner"),
+    "grpo": (0.2, 0.2, 3.0, "sequence", 0.001, "grpo", "learner"),
+    "dapo": (0.2, 0.28, 10.0, "token", 0.0, "grpo", "learner"),
+    "dr_grpo": (0.2, 0.2, math.inf, "constant", 0.0, "dr_grpo", "learner"),
+    "gspo": (3e-4, 4e-4, None, "sequence", 0.0, "grpo", "learner"),
+    "gmpo": (0.4, 0.4, None, "sequence", 0.0, "grpo", "learner"),
+    "gppo": (0.2, 0.28, 10.0, "token", 0.0, "grpo", "learner"),
+    "luspo": (2e-3, 2.5e-3, None, "sum", 0.0, "grpo", "learner"),
+    "dppo": (None, None, None, "constant", 0.0, "dr_grpo", "sampler"),
+    "vespo": (None, None, None, "token", 0.0, "grpo", "sampler"),
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_settings(name):
     row = resolve_loss(name)
-    settings = (row.clip_low, row.clip_high, row.aggregation, row.kl_coef, row.normalize_std)
-    assert settings == PUBLISHED[name]
+    bounds = (row.clip_low, row.clip_high, row.weight_cap)
+    assert (*bounds, row.aggregation, row.kl_coef, row.advantage, row.old_logprobs) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_row_says_where_it_comes_from(name):
+    assert "arXiv 2" in LOSSES[name].source
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_bound_that_is_none_in_the_row_is_not_used(name):
+    """And one that is given is: it changes the weight of some token."""
+    ratios = torch.linspace(-2.5, 2.5, 200, dtype=F64).exp()[:, None].repeat(2, 1).tolist()
+    advantages = [1.0] * 200 + [-1.0] * 200
+    plain, _ = at_ratio(name, ratios, advantages, old_prob=0.05)
+    for field, value in (("clip_low", 0.1), ("clip_high", 0.1), ("weight_cap", 1.5)):
+        other, _ = at_ratio(name, ratios, advantages, old_prob=0.05, **{field: value})
+        assert torch.equal(other, plain) == (getattr(LOSSES[name], field) is None), field
 
 
 def test_a_loss_may_be_a_name_a_loss_or_a_function():
@@ -582,16 +824,16 @@ def test_archer2_bounds_choose_by_entropy(dtype):
     # r = 1.3, A > 0: low entropy is masked at 1.2, high entropy kept to 1.4 and weighs 1/1.3.
     # r = 0.7, A < 0: low entropy is masked at 0.8, high entropy kept to 0.6 and weighs 0.7.
     ratio, high = torch.tensor([[1.3, 1.3], [0.7, 0.7]], dtype=dtype), torch.tensor([[False, True]] * 2)
-    bound = clip_bounds(high, 0.2, 0.4)
+    bound = by_entropy_class(high, 0.2, 0.4)
     assert torch.equal(bound, torch.tensor([[0.2, 0.4]] * 2, dtype=F64))
-    assert torch.equal(clip_bounds(high, 0.001, 0.0), torch.tensor([[0.001, 0.0]] * 2, dtype=F64))
+    assert torch.equal(by_entropy_class(high, 0.001, 0.0), torch.tensor([[0.001, 0.0]] * 2, dtype=F64))
     advantages = torch.tensor([1.0, -1.0], dtype=dtype)
     result, _ = run("aspo", ratio.log(), torch.zeros_like(ratio), advantages, clip_low=bound, clip_high=bound)
     expected = torch.tensor([[0.0, 1 / 1.3], [0.0, 0.7]], dtype=dtype)
     torch.testing.assert_close(result.token_weight, expected)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name, row in LOSSES.items() if row.clip_low is not None])
 def test_bounds_per_token_or_as_a_float(name):
     logprobs, old, advantages, mask = random_batch()
     row = LOSSES[name]
@@ -621,6 +863,21 @@ def test_kl_penalty_numerics():
     kl = kl_penalty(torch.zeros_like(gaps), gaps, torch.ones_like(gaps))
     assert kl.isfinite().all() and (kl >= 0).all()
     assert not kl_penalty(torch.tensor([[math.nan]]), torch.tensor([[0.0]]), torch.ones(1, 1)).isfinite().all()
+
+
+@pytest.mark.parametrize(("estimator", "unclamped"), [("k1", -15.0), ("k2", 112.5), ("k3", 3269001.37)])
+def test_a_clamped_estimate_is_held_and_has_no_gradient_there(estimator, unclamped):
+    # d = 15: k3 is e^15 - 16 = 3269001.37, which times 0.001 is 3,270; k1 is -15 and is held at -10.
+    logprobs = torch.tensor([[-16.0, -1.0]], dtype=F64, requires_grad=True)
+    ref = torch.tensor([[-1.0, -1.5]], dtype=F64)
+    plain = kl_penalty(logprobs, ref, torch.ones(1, 2), estimator)
+    assert plain[0, 0].item() == pytest.approx(unclamped, abs=0.01)
+    clamped = kl_penalty(logprobs, ref, torch.ones(1, 2), estimator, clamp=10.0)
+    clamped.sum().backward()
+    assert clamped[0, 0].item() == math.copysign(10.0, unclamped) and clamped[0, 1] == plain[0, 1]
+    assert logprobs.grad[0, 0] == 0 and logprobs.grad[0, 1] != 0
+    broken = kl_penalty(torch.tensor([[math.nan, -1.0]]), torch.zeros(1, 2), torch.ones(1, 2), estimator, clamp=10.0)
+    assert not broken.sum().isfinite()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from task_envs import HopelessEnv
 
 from aspo_rllib import ASPO
-from aspo_rllib.rollout_queue import Asked, RolloutQueue
-from aspo_rllib.task_order import TaskOrder
+from aspo_rllib.rollout.queue import PendingBatch, RolloutQueue
+from aspo_rllib.rollout.task_order import TaskOrder
 
 MAX_STALENESS = 2
 
@@ -115,9 +115,9 @@ def test_oversampling_gives_up_the_slowest(make_queue):
 
 
 def test_a_runner_that_knows_nothing_of_its_tasks_is_asked_again(run):
-    asked = Asked(run.runners, [(3, 3), (1, 1)])
+    pending = PendingBatch(run.runners, [(3, 3), (1, 1)])
     run.env_runner_group.foreach_env_runner(lambda runner: runner.forget(), local_env_runner=False)
-    assert [g.position for g in asked.collect()] == [3, 1]
+    assert [g.position for g in pending.collect()] == [3, 1]
 
 
 def test_state_holds_what_nobody_trained_on(make_queue, run):

@@ -1,31 +1,33 @@
 """Quickstart: a 0.6M-parameter language model learns to carry, with ASPO, on two CPU cores and in a few minutes.
 
-The bundled model was pretrained on sums that mostly forget the carry. It knows the right way too, but rarely takes it:
-just what a verifiable reward can bring out. Real vLLM sampling, a real RLlib learner, TensorBoard and CSV through Tune.
+The bundled model was pretrained on sums that mostly forget the carry. It samples the right answer rarely, and training
+with a verifiable reward makes it frequent. The run uses vLLM for sampling, an RLlib learner, and TensorBoard and CSV
+files through Tune.
 """
+
+from __future__ import annotations
 
 import argparse
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import gymnasium as gym
-import ray
-from ray import tune
-
-from aspo_rllib import TINY_MODEL, ASPOConfig
-from aspo_rllib.progress import greedy_completions, plot_curves
+import aspo_rllib
 from aspo_rllib.recipe import run, run_options
+
+if TYPE_CHECKING:
+    from ray import tune
 
 parser = run_options(__doc__, name="arithmetic_{loss}_seed{seed}", iterations=60)
 parser.add_argument("--loss", default="aspo", help="a name in aspo_rllib.LOSSES")
 parser.add_argument("--as-test", action="store_true", help="fail unless accuracy goes from <= 0.40 to >= 0.75")
 
 
-def make_config(loss: str, seed: int, iterations: int) -> ASPOConfig:
+def make_config(loss: str, seed: int, iterations: int) -> aspo_rllib.ASPOConfig:
     return (
-        ASPOConfig()
+        aspo_rllib.ASPOConfig()
         .environment("aspo/Arithmetic-v0", env_config={"operation": "+", "digits": 3, "split": "train"})
-        .llm(model=TINY_MODEL, max_prompt_tokens=32)
+        .llm(model=aspo_rllib.TINY_MODEL, max_prompt_tokens=32)
         .sampling(group_size=16, temperature=1.0, max_completion_tokens=8)
         .training(loss=loss, batch_prompts=32, minibatch_prompts=8, num_epochs=2, lr=1e-4, warmup_steps=8)
         .evaluation(
@@ -33,12 +35,14 @@ def make_config(loss: str, seed: int, iterations: int) -> ASPOConfig:
             evaluation_duration=128,
             evaluation_config={"env_config": {"split": "test"}},
         )
-        .fault_tolerance(restart_failed_env_runners=False)  # the only one: its error ends the trial at once
+        .fault_tolerance(restart_failed_env_runners=False)  # there is only one; its error ends the trial at once
         .debugging(seed=seed)
     )
 
 
 def main(args: argparse.Namespace) -> None:
+    import ray
+
     args.name = args.name.format_map(vars(args))
     ray.init(
         include_dashboard=False,
@@ -53,6 +57,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 def show(result: tune.Result, args: argparse.Namespace) -> None:
+    import gymnasium as gym
+
+    from aspo_rllib.run.progress import greedy_completions, plot_curves
+
     progress = result.metrics_dataframe
     minutes = result.metrics["time_total_s"] / 60  # since the first start, if it was resumed
     before, after = progress["evaluation_at_start/accuracy"].iloc[0], progress["evaluation/accuracy"].iloc[-1]
@@ -62,7 +70,9 @@ def show(result: tune.Result, args: argparse.Namespace) -> None:
     model = str(Path(result.checkpoint.path) / "learner_group" / "hf")
     env = gym.make("envs:aspo/Arithmetic-v0", operation="+", digits=3, split="test")
     tasks = [3, 4, 5]
-    answers = [greedy_completions(folder, env, tasks, max_completion_tokens=8) for folder in (TINY_MODEL, model)]
+    answers = [
+        greedy_completions(folder, env, tasks, max_completion_tokens=8) for folder in (aspo_rllib.TINY_MODEL, model)
+    ]
     for index, untrained, trained in zip(tasks, *answers, strict=True):
         print(f"  {env.reset(options={'index': index})[0]:<10} before: {untrained:<6} after: {trained}")
     print(f"curves      {plot}\nmodel       {model}\ntensorboard --logdir {Path(result.path).parent}")

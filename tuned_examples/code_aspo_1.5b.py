@@ -1,9 +1,12 @@
-"""ASPO on programming problems: DeepSeek-R1-Distill-Qwen-1.5B, as the authors' code has it, on one node of 8 GPUs.
+"""ASPO on programming problems: DeepSeek-R1-Distill-Qwen-1.5B, as in the authors' code, on one node of 8 GPUs.
 
-Four GPUs sample, four train; programs run in a sandbox beside the engines. It has not run on GPUs: see --dry-run first.
+Four GPUs sample and four train. Programs run in a sandbox on the nodes of the engines. It has not run on GPUs yet: use
+--dry-run first.
 """
 
-from aspo_rllib import ASPOConfig
+from __future__ import annotations
+
+import aspo_rllib
 from aspo_rllib.recipe import options, run
 
 parser = options(
@@ -17,9 +20,9 @@ parser = options(
 )
 
 
-def make_config(args) -> ASPOConfig:
+def make_config(args) -> aspo_rllib.ASPOConfig:
     return (
-        ASPOConfig.archer2()  # every setting that is not named below
+        aspo_rllib.ASPOConfig.archer2()  # all settings that are not set below
         .environment("aspo/Code-v0", env_config={"data": args.data})
         .llm(model=args.model, gradient_checkpointing=True)
         .env_runners(num_env_runners=args.num_env_runners, num_gpus_per_env_runner=1, num_cpus_per_env_runner=8)
@@ -31,6 +34,7 @@ def make_config(args) -> ASPOConfig:
                 "env_config": {"data": "agentica-org/DeepCoder-Preview-Dataset:lcbv5", "split": "test"},
                 "group_size": 8,
                 "temperature": 0.8,
+                "top_p": 0.95,
             },
         )
         .debugging(seed=args.seed)

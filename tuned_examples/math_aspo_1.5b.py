@@ -1,9 +1,11 @@
 """ASPO on math problems: DeepSeek-R1-Distill-Qwen-1.5B, as in the paper, on one node of 8 GPUs.
 
-Four GPUs sample, four train. Nothing of it has run on GPUs yet: look at --dry-run first.
+Four GPUs sample and four train. It has not run on GPUs yet: use --dry-run first.
 """
 
-from aspo_rllib import ASPOConfig
+from __future__ import annotations
+
+import aspo_rllib
 from aspo_rllib.recipe import options, run
 
 parser = options(
@@ -17,9 +19,9 @@ parser = options(
 )
 
 
-def make_config(args) -> ASPOConfig:
+def make_config(args) -> aspo_rllib.ASPOConfig:
     return (
-        ASPOConfig.paper()  # every setting that is not named below
+        aspo_rllib.ASPOConfig.paper()  # all settings that are not set below
         .environment("aspo/Math-v0", env_config={"data": args.data})
         .llm(model=args.model, gradient_checkpointing=True)
         .env_runners(num_env_runners=args.num_env_runners, num_gpus_per_env_runner=1, num_cpus_per_env_runner=8)
@@ -31,6 +33,7 @@ def make_config(args) -> ASPOConfig:
                 "env_config": {"data": "HuggingFaceH4/aime_2024", "split": "train"},
                 "group_size": 64,
                 "temperature": 0.8,
+                "top_p": 0.95,
             },
         )
         .debugging(seed=args.seed)

@@ -1,9 +1,11 @@
 """ASPO on math problems: Qwen3-4B, as in the paper, with completions of up to 8,192 tokens, on one node of 8 GPUs.
 
-Four GPUs sample, four train. Nothing of it has run on GPUs yet: look at --dry-run first.
+Four GPUs sample and four train. It has not run on GPUs yet: use --dry-run first.
 """
 
-from aspo_rllib import ASPOConfig
+from __future__ import annotations
+
+import aspo_rllib
 from aspo_rllib.recipe import options, run
 
 parser = options(
@@ -17,13 +19,13 @@ parser = options(
 )
 
 
-def make_config(args) -> ASPOConfig:
+def make_config(args) -> aspo_rllib.ASPOConfig:
     return (
-        ASPOConfig.paper()  # every setting that is not named below
+        aspo_rllib.ASPOConfig.paper()  # all settings that are not set below
         .environment("aspo/Math-v0", env_config={"data": args.data})
         .llm(model=args.model, gradient_checkpointing=True)
         .sampling(max_completion_tokens=8192)
-        .training(max_tokens_per_microbatch=20480)  # memory alone; two of the longest
+        .training(max_tokens_per_microbatch=20480)  # affects only memory; two rollouts of the largest length
         .env_runners(num_env_runners=args.num_env_runners, num_gpus_per_env_runner=1, num_cpus_per_env_runner=8)
         .learners(num_learners=args.num_learners, num_gpus_per_learner=1)
         .evaluation(
@@ -33,6 +35,7 @@ def make_config(args) -> ASPOConfig:
                 "env_config": {"data": "HuggingFaceH4/MATH-500", "split": "test"},
                 "group_size": 4,
                 "temperature": 0.8,
+                "top_p": 0.95,
             },
         )
         .debugging(seed=args.seed)

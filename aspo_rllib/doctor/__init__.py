@@ -1,8 +1,8 @@
-"""Whether this machine can train: `python -m aspo_rllib.doctor`. Ends with what to do about each problem.
+"""Checks whether this machine can train: `python -m aspo_rllib.doctor`. Prints a remedy for each problem.
 
-Looks at what is installed, at whether it can be imported, at the machine, at the sandbox for programs, at Ray's record
-of running clusters, and last boots an engine, gives it new weights and compares its log-probabilities with those of the
-learner's model. It starts with the standard library alone: whatever else it needs is imported by the check that does.
+The checks cover the installed packages and their imports, the machine, the sandbox for programs, and Ray's record of
+running clusters. The last check starts an engine, loads new weights into it and compares its log-probabilities with
+those of the learner's model. The command itself needs only the standard library; each check imports what it needs.
 """
 
 from aspo_rllib.doctor.finding import Finding

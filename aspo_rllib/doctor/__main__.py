@@ -1,4 +1,4 @@
-"""python -m aspo_rllib.doctor: all checks, or the ones named, and what to do about what they found."""
+"""python -m aspo_rllib.doctor: runs all checks, or the named ones, and prints a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from dataclasses import dataclass
 from functools import partial
 
 import aspo_rllib.doctor
-from aspo_rllib import TINY_MODEL
 from aspo_rllib.doctor import Finding, machine, packages
 from aspo_rllib.doctor.imports import MODULES, VLLM, import_error, imports, remedy
+from aspo_rllib.tiny_model import TINY_MODEL
 
 
 @dataclass(frozen=True)
 class Check:
-    """What looks for one kind of problem, and which of imports.MODULES it needs for that."""
+    """A function that looks for one kind of problem, and the modules of imports.MODULES that it needs."""
 
     run: Callable[[], Finding]
     needs: Sequence[str] = ()
 
 
 def engine(model: str) -> Finding:
-    """The last check, which imports what the others may have found missing."""
+    """The last check. Its imports are inside the function, because the other checks may find that they are missing."""
     from aspo_rllib.doctor import probe
 
     return probe.engine(model)
 
 
 def checks(model: str) -> dict[str, Check]:
-    """Every check by the name it is asked for, quick ones first."""
+    """Every check by its name on the command line, fast ones first."""
     disk, tmp, shm = os.getcwd(), tempfile.gettempdir(), "/dev/shm"
     room = {
-        "disk": partial(machine.space, "disk", disk, machine.MIN_DISK_BYTES, "make room: checkpoints go there"),
-        "tmp": partial(machine.space, "tmp", tmp, machine.MIN_DISK_BYTES, "make room, or set TMPDIR to a larger disk"),
+        "disk": partial(machine.space, "disk", disk, machine.MIN_DISK_BYTES, "free space: checkpoints go there"),
+        "tmp": partial(machine.space, "tmp", tmp, machine.MIN_DISK_BYTES, "free space, or set TMPDIR to a larger disk"),
         "shm": partial(machine.space, shm, shm, machine.MIN_SHM_BYTES, "in Docker: --shm-size=8g or more"),
     }
     return {
@@ -58,24 +58,24 @@ def checks(model: str) -> dict[str, Check]:
 
 
 def look(name: str, check: Check) -> Finding:
-    """What the check finds; or, where it cannot look, why not."""
+    """Run a check. If a module that it needs cannot be imported, the finding is that error."""
     for module in check.needs:
         if error := import_error(module):
-            return Finding(name, False, f"cannot look without {module}: {error}", remedy(module, error))
+            return Finding(name, False, f"cannot run without {module}: {error}", remedy(module, error))
     return check.run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0 if all is well, else 1."""
+    """Run the command line; returns the exit code: 0 if no check found a problem, else 1."""
     description = (aspo_rllib.doctor.__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m aspo_rllib.doctor", description=description)
     names = list(checks(TINY_MODEL))
     parser.add_argument("checks", nargs="*", metavar="CHECK", help=f"only these of {', '.join(names)}; default: all")
-    parser.add_argument("--model", default=TINY_MODEL, help="folder or hub id of the model that the engine boots")
+    parser.add_argument("--model", default=TINY_MODEL, help="folder or hub id of the model that the engine loads")
     args = parser.parse_args(argv)
     if unknown := set(args.checks) - set(names):
         parser.error(f"unknown check {sorted(unknown)[0]!r}: choose from {', '.join(names)}")
-    problems = defaultdict(list)  # by remedy: one cause may be found by several
+    problems = defaultdict(list)  # by remedy, because several checks may find the same cause
     for name, check in checks(args.model).items():
         if not args.checks or name in args.checks:
             finding = look(name, check)

@@ -1,11 +1,11 @@
-"""What a check says."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found; the remedy is for what is not ok."""
+    """The result of one check. The remedy applies if it is not ok."""
 
     name: str
     ok: bool

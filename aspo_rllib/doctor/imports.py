@@ -1,4 +1,4 @@
-"""Whether the libraries can be imported. Each is tried in a process of its own, which an import may end or hang."""
+"""Checks whether the libraries can be imported, each in a separate process, because an import may crash or hang."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from importlib import metadata
 
 from aspo_rllib.doctor.finding import Finding
 from aspo_rllib.doctor.packages import ENGINES, PACKAGE, TORCH_COMPANIONS
-from aspo_rllib.provenance import version_of
+from aspo_rllib.run.provenance import version_of
 
 VLLM = "vllm.entrypoints.llm"
-# What is imported -> the package it comes from. What others need comes first: their errors are its.
+# Module -> the package that it belongs to. Modules that others need come first, because their errors also appear there.
 MODULES = {
     "packaging": "packaging",
     "psutil": "psutil",
     "gymnasium": "gymnasium",
     "torch": "torch",
-    "transformers.modeling_utils": "transformers",  # `import transformers` alone imports next to nothing
+    "transformers.modeling_utils": "transformers",  # `import transformers` is lazy and would find no error
     "ray": "ray",
     "ray.rllib": "ray",
     VLLM: "vllm",
 }
 TIMEOUT_S = 300
-AT_ONCE = 2  # each may take a gigabyte
-# Libraries that import lazily hide the error that counts behind their own.
+AT_ONCE = 2  # processes in parallel, each of which may take a gigabyte
+# Libraries with lazy imports raise their own error; the cause is the first error of its chain.
 _TRY = """
 import importlib, sys
 try:
@@ -43,7 +43,7 @@ except BaseException as error:
 
 @cache
 def import_error(module: str) -> str | None:
-    """Why a module cannot be imported, in a line; None: it can, or has been."""
+    """The error of importing a module, in one line; None if it can be imported or is already imported."""
     if module in sys.modules:
         return None
     try:
@@ -59,7 +59,7 @@ def import_error(module: str) -> str | None:
 
 
 def imports() -> Finding:
-    """Everything that is imported while training; one remedy for all that fails for the same reason."""
+    """Check all modules that training imports. Modules that fail with the same error share one remedy."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         errors = dict(zip(MODULES, pool.map(import_error, MODULES), strict=True))
     failed = defaultdict(list)
@@ -72,7 +72,7 @@ def imports() -> Finding:
 
 
 def remedy(module: str, error: str) -> str:
-    """What usually helps where one of MODULES fails with this error."""
+    """What usually helps if one of MODULES fails with this error."""
     package = MODULES[module]
     if any(name in error for name in TORCH_COMPANIONS):
         return f"pip uninstall -y {' '.join(TORCH_COMPANIONS)}: text models need none of them"
@@ -85,6 +85,6 @@ def remedy(module: str, error: str) -> str:
 
 
 def _asked(package: str) -> str:
-    """What this package asks for of another one: "ray[rllib]==2.60.*"."""
+    """This package's requirement for another package, for example "ray[rllib]==2.60.*"."""
     asked = metadata.requires(PACKAGE) or () if version_of(PACKAGE) else ()
     return next((text.partition(";")[0].strip() for text in asked if text.startswith(package)), package)

@@ -1,4 +1,4 @@
-"""The machine: memory, GPUs, disks, what confines programs, Ray's record of running clusters."""
+"""Checks of the machine: memory, GPUs, disks, the sandbox for programs, and Ray's record of running clusters."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 from aspo_rllib.doctor.finding import Finding
 from aspo_rllib.doctor.packages import PACKAGE
+from aspo_rllib.internals import ray_address_file
 
 GB = 1e9
-# Ray's object store, in which weights travel, lies in /dev/shm.
+# Ray's object store, which carries the weights, is in /dev/shm.
 MIN_SHM_BYTES, MIN_DISK_BYTES, MIN_MEMORY_BYTES = 1 << 30, 5 << 30, 4 << 30
 CONNECT_TIMEOUT_S = 2.0
 
 
 def cpus_and_memory() -> Finding:
-    """Cores of this process, memory of the machine."""
+    """Check the cores of this process and the memory of the machine."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -28,7 +29,7 @@ def cpus_and_memory() -> Finding:
 
 
 def gpus() -> Finding:
-    """GPUs that torch sees; none is fine unless the machine has one."""
+    """Check the GPUs that torch sees. None is a problem only if the machine has a GPU driver."""
     import torch
 
     if torch.cuda.is_available():
@@ -42,13 +43,13 @@ def gpus() -> Finding:
 
 
 def space(name: str, folder: str, needed_bytes: int, remedy: str) -> Finding:
-    """Free space below a folder."""
+    """Check the free space of the disk with a folder."""
     free = shutil.disk_usage(folder).free
     return Finding(name, free >= needed_bytes, f"{free / GB:.3g} GB free in {folder}", remedy)
 
 
 def sandbox() -> Finding:
-    """What confines programs here; without any, code tasks cannot be graded."""
+    """Find a sandbox for programs that works on this machine. Code tasks cannot be graded without one."""
     from envs.grading.code.grader import working_backend
     from envs.grading.sandbox.backends import BACKENDS
 
@@ -59,10 +60,8 @@ def sandbox() -> Finding:
 
 
 def ray_cluster() -> Finding:
-    """The cluster that `ray.init()` would connect to; it hangs on one that has died."""
-    from ray._common.utils import get_ray_address_file
-
-    file = Path(get_ray_address_file(None))
+    """Check the cluster that `ray.init()` would connect to. It hangs if that cluster no longer runs."""
+    file = Path(ray_address_file())
     source = "RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") else str(file)
     address = os.environ.get("RAY_ADDRESS") or (file.read_text().strip() if file.exists() else "")
     host, _, port = address.removeprefix("ray://").rpartition(":")

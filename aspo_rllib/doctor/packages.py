@@ -1,4 +1,4 @@
-"""What is installed, from the packages' metadata alone: this works where none of them can be imported."""
+"""Checks of the installed packages. They read only metadata, so that they work if a package cannot be imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aspo_rllib.doctor.finding import Finding
-from aspo_rllib.provenance import version_of
+from aspo_rllib.run.provenance import version_of
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -22,13 +22,13 @@ SHOWN = (PACKAGE, "ray", "torch", *ENGINES, "transformers", "gymnasium")
 
 
 def versions() -> Finding:
-    """What is installed of the packages that matter most."""
+    """List the installed versions of the most important packages."""
     found = [f"{name} {version}" for name in SHOWN if (version := version_of(name))]
     return Finding("versions", True, ", ".join([f"python {platform.python_version()}", *found]))
 
 
 def requirements() -> Finding:
-    """Everything that this package asks for, in the versions it asks for."""
+    """Check that all requirements of this package are installed in the required versions."""
     from packaging.requirements import Requirement
 
     if version_of(PACKAGE) is None:
@@ -47,12 +47,12 @@ def _is_met(requirement: Requirement) -> bool:
 
 
 def duplicates() -> Finding:
-    """Packages of which there are two records: in two folders of the path, or after half an upgrade in one."""
+    """Find packages that are installed twice: in two folders of the path, or in one after an incomplete upgrade."""
     installed = [dist for dist in metadata.distributions() if dist.read_text("METADATA")]  # not source folders
     folders = {dist: Path(str(dist.locate_file(""))).resolve() for dist in installed}
     places = defaultdict(set)
     for dist, folder in folders.items():
-        # Below another folder of the path lie copies that a package (ray, setuptools) has brought for itself.
+        # Packages inside another folder of the path are private copies of a package such as ray or setuptools.
         if not set(folder.parents) & set(folders.values()):
             places[re.sub(r"[-_.]+", "-", dist.name).lower()].add((dist.version, str(folder)))
     twice = {name: sorted(found) for name, found in places.items() if len(found) > 1}
@@ -62,14 +62,14 @@ def duplicates() -> Finding:
 
 
 def engine_package() -> Finding:
-    """Exactly one build of vLLM: they share the import name."""
+    """Check that exactly one build of vLLM is installed, because all builds have the same import name."""
     found = [f"{name} {version}" for name in ENGINES if (version := version_of(name))]
     remedy = "pip uninstall both and install one" if found else f"pip install '{PACKAGE}[cpu]' or '{PACKAGE}[gpu]'"
     return Finding("vllm", len(found) == 1, " and ".join(found) or "missing", remedy)
 
 
 def torch_family() -> Finding:
-    """CUDA builds of torch's companions break `import transformers` on a CPU build of torch."""
+    """Find CUDA builds of torchvision etc. with a CPU build of torch, which break `import transformers`."""
     torch = version_of("torch")
     if torch is None:
         remedy = "pip install torch, in the build that README.md names under Install"
@@ -82,6 +82,6 @@ def torch_family() -> Finding:
 
 
 def gmpy2() -> Finding:
-    """With it sympy's huge powers ignore the graders' alarms."""
+    """Check that gmpy2 is not installed: with it, graders' timeouts cannot interrupt sympy's huge powers."""
     version = version_of("gmpy2")
     return Finding("gmpy2", version is None, version or "not installed, which is right", "pip uninstall -y gmpy2")

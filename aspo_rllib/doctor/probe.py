@@ -1,41 +1,43 @@
-"""An engine, booted and given new weights: does it compute what the learner's model does? Imports all libraries."""
+"""Checks that an engine with new weights computes the same as the learner's model. This imports all libraries."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from aspo_rllib import preflight, weight_sync
-from aspo_rllib.config import ASPOConfig
+from aspo_rllib.config.settings import ASPOSettings
+from aspo_rllib.config.vllm_environment import CPU_KV_CACHE_BYTES
+from aspo_rllib.doctor import preflight
 from aspo_rllib.doctor.finding import Finding
 from aspo_rllib.doctor.imports import VLLM, import_error, remedy
-from aspo_rllib.engine import Completion
-from aspo_rllib.env_runner import CPU_KV_CACHE_BYTES
-from aspo_rllib.model import Policy, full_weights, load_policy
-from aspo_rllib.packing import LAYOUTS
-from aspo_rllib.prompts import load_tokenizer
-from aspo_rllib.vllm_engine import VLLMEngine
+from aspo_rllib.model.layouts import LAYOUTS
+from aspo_rllib.model.policy import Policy, load_policy
+from aspo_rllib.model.sharding import full_weights
+from aspo_rllib.rollout.engines.engine import Completion
+from aspo_rllib.rollout.engines.vllm_engine import VLLMEngine
+from aspo_rllib.rollout.prompts import load_tokenizer
+from aspo_rllib.weights import sync
 
 PROBE_PROMPTS, PROBE_TOKENS = 4, 8
 
 
 def engine(model: str) -> Finding:
-    """Boot an engine, load changed weights into it, and compare its logprobs with those of transformers' forward."""
-    config = ASPOConfig().llm(model=model, max_prompt_tokens=64, max_num_seqs=PROBE_PROMPTS)
+    """Start an engine, load changed weights into it, and compare its logprobs with those of the learner's model."""
+    config = ASPOSettings().llm(model=model, max_prompt_tokens=64, max_num_seqs=PROBE_PROMPTS)
     config.sampling(max_completion_tokens=PROBE_TOKENS)
     try:
         preflight.check_model(config)
-        if error := import_error(VLLM):  # after the model, whose faults are found sooner
-            return Finding("engine", False, f"cannot look without {VLLM}: {error}", remedy(VLLM, error))
+        if error := import_error(VLLM):  # after the model's check, which is faster
+            return Finding("engine", False, f"cannot run without {VLLM}: {error}", remedy(VLLM, error))
         drift = _drift_after_sync(config)
-        weight_sync.check_drift(drift, config.sync_drift_limit, version=1)
-    except Exception as error:  # whatever it is, it is what the user wants to know
+        sync.check_drift(drift, config.sync_drift_limit, version=1)
+    except Exception as error:  # any error is the result of this check
         advice = "see the message; docs/troubleshooting.md has the usual causes"
         return Finding("engine", False, f"{type(error).__name__}: {error}", advice)
-    return Finding("engine", True, f"boots, takes new weights, and is {drift:.1g} nats off the learner")
+    return Finding("engine", True, f"starts, loads new weights, and differs by {drift:.1g} nats from the learner")
 
 
-def _drift_after_sync(config: ASPOConfig) -> float:
+def _drift_after_sync(config: ASPOSettings) -> float:
     policy = _changed_policy(config.base_model)
     tokenizer, stop = load_tokenizer(config)
     questions = [[{"role": "user", "content": f"{n}+{n}="}] for n in range(PROBE_PROMPTS)]
@@ -65,13 +67,13 @@ def _drift_after_sync(config: ASPOConfig) -> float:
     samples = [finished[str(n)] for n in range(PROBE_PROMPTS)]
     completions = [sample.completion_ids for sample in samples]
     with torch.no_grad():
-        logprobs, _ = policy(LAYOUTS["padded"](prompts, completions, "cpu"))
+        logprobs, _ = policy(LAYOUTS["padded"].pack(prompts, completions, "cpu"))
     scores = [row[: len(ids)].numpy() for row, ids in zip(logprobs, completions, strict=True)]
-    return weight_sync.drift(scores, [sample.sampler_logprobs for sample in samples])
+    return sync.drift(scores, [sample.sampler_logprobs for sample in samples])
 
 
 def _changed_policy(model: str) -> Policy:
-    """Not the weights that the engine reads from the folder: an engine that keeps those would be found out."""
+    """A policy with other weights than the folder's, to detect an engine that keeps the folder's weights."""
     policy = load_policy(model)
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aspo_rllib.report.methods import group_methods
-from aspo_rllib.report.page import Experiment, draw, render
-from aspo_rllib.report.results import read_trials
-
 __all__ = ["write_report"]
 
 
@@ -27,14 +23,19 @@ def write_report(
     Args:
         results_dir: A Tune experiment's folder, or one with several experiments.
         out: Folder for the files; None: `report` in `results_dir`.
-        metric: What the methods are compared by, as in results, nested names joined by "/".
-        baseline: Label of the method that the others are compared with; None: "grpo", or else the first label that
+        metric: The metric to compare, by its name in the results; nested names are joined by "/".
+        baseline: Label of the method that the others are compared with. None: "grpo", or else the first label that
             starts with it, or else the first label.
-        last: How many of a trial's last values its final value is the mean of, >= 1.
+        last: A trial's final value is the mean of its last `last` values, >= 1.
 
     Raises:
-        ValueError: without any result in the folder, a metric that no result has, an unknown baseline, last < 1.
+        ValueError: if the folder has no result, no result has the metric, the baseline is unknown, or last < 1.
     """
+    # These imports are slow. Here they do not delay --help on the command line.
+    from aspo_rllib.report.methods import group_methods
+    from aspo_rllib.report.page import Experiment, draw, render
+    from aspo_rllib.report.results import read_trials
+
     if last < 1:
         raise ValueError(f"last={last}: expected an int >= 1.")
     results_dir = Path(results_dir)

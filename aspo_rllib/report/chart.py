@@ -1,4 +1,4 @@
-"""What all figures share: their words, the look of each method, the legend, the PNG. Needs matplotlib."""
+"""The common parts of all figures: texts, the style of each method, the legend, and PNG output. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from aspo_rllib.report.methods import Method
 
 FEWEST_SEEDS_OF_AN_INTERVAL = 3
-"""Student's interval of two values is 18 of their standard deviations wide: it would fill the figure."""
+"""Student's interval of two values is 18 standard deviations wide and would fill the figure."""
 
 _DPI = 140
-# Okabe and Ito's colours without the yellow; neighbours differ in brightness.
+# The colours of Okabe and Ito without yellow; consecutive colours differ in brightness.
 _COLORS = ("#000000", "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7")
 _LINES = ("-", "--", "-.", (0, (1, 1.2)), (0, (7, 2, 1, 2, 1, 2)))
 _MARKERS = "osD^vPX*<>hp"
@@ -26,11 +26,11 @@ _MARKERS = "osD^vPX*<>hp"
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with its words.
+    """A figure with its texts.
 
     Attributes:
-        name: of its file, without the ending.
-        alt: what is seen, for those who do not see it.
+        name: name of its file, without the extension.
+        alt: a description of the image for screen readers.
     """
 
     name: str
@@ -41,7 +41,10 @@ class Chart:
 
 
 def look(index: int) -> dict[str, Any]:
-    """How the method at this place is drawn in every figure, told apart in black and white too; 0 is the baseline."""
+    """The line style of the method with this index, the same in all figures; index 0 is the baseline.
+
+    The styles can also be distinguished in black and white.
+    """
     return {
         "color": _COLORS[index % len(_COLORS)],
         "linestyle": _LINES[index % len(_LINES)],
@@ -53,7 +56,7 @@ def look(index: int) -> dict[str, Any]:
 
 
 def legend(figure: Figure, methods: Sequence[Method], shown: Sequence[int]) -> None:
-    """Below the figure: the methods at these places."""
+    """Add a legend below the figure, with the methods at the indices `shown`."""
     handles = [Line2D([], [], **look(i)) for i in shown]
     labels = [plain(methods[i].label) for i in shown]
     columns = 1 if max(map(len, labels)) > 30 else 3
@@ -61,19 +64,19 @@ def legend(figure: Figure, methods: Sequence[Method], shown: Sequence[int]) -> N
 
 
 def limit(axes: Axes, methods: Sequence[Method], metric: str) -> None:
-    """End the axis where single seeds do: the interval of three seeds can be many times wider."""
+    """Limit the axis to the range of single seeds, because the interval of three seeds can be many times wider."""
     values = [v for method in methods for trial in method.trials for v in trial.series(metric).values()]
     margin = 0.06 * (max(values) - min(values)) or 0.06 * abs(values[0]) or 0.06
     axes.set_ylim(min(values) - margin, max(values) + margin)
 
 
 def plain(label: str) -> str:
-    """A label in which matplotlib finds no formulas."""
+    """A label with escaped "$", which matplotlib would read as a formula."""
     return label.replace("$", r"\$")
 
 
 def png(figure: Figure) -> bytes:
-    # Agg: figures for files, wherever this runs.
+    # The Agg backend draws into files and needs no display.
     FigureCanvasAgg(figure)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=_DPI)

@@ -21,7 +21,7 @@ _HATCHES = ("////", "\\\\\\\\")
 
 @dataclass(frozen=True)
 class Curve:
-    """A method's mean over seeds by iteration; low and high are NaN where no band is drawn."""
+    """A method's mean over seeds by iteration. `low` and `high` are NaN at iterations without a band."""
 
     iterations: np.ndarray
     mean: np.ndarray
@@ -31,7 +31,7 @@ class Curve:
 
 
 def mean_curve(method: Method, metric: str) -> Curve | None:
-    """Over the trials that have the metric at an iteration; None if none has."""
+    """The mean over the trials that have the metric at an iteration; None if no trial has it."""
     series = [s for trial in method.trials if (s := trial.series(metric))]
     if not series:
         return None
@@ -43,7 +43,7 @@ def mean_curve(method: Method, metric: str) -> Curve | None:
 
 
 def curves_chart(methods: Sequence[Method], metric: str, title: str, name: str) -> Chart | None:
-    """A metric over iterations, a line per method; None if no method has the metric."""
+    """A figure of a metric over iterations, with one line per method; None if no method has the metric."""
     curves = {i: c for i, method in enumerate(methods) if (c := mean_curve(method, metric)) is not None}
     if not curves:
         return None
@@ -62,9 +62,9 @@ def curves_chart(methods: Sequence[Method], metric: str, title: str, name: str) 
 
 
 def panels_chart(methods: Sequence[Method], metric: str) -> Chart | None:
-    """The curves of many methods with their bands, each in a panel of its own beside the baseline's.
+    """A figure of many methods with their bands: one panel per method, which also has the baseline's curve.
 
-    None where one picture holds them all, and without a baseline's curve.
+    None if a single panel can show all methods, or if the baseline has no curve.
     """
     curves = {i: c for i, method in enumerate(methods) if (c := mean_curve(method, metric)) is not None}
     baseline = curves.pop(0, None)
@@ -99,7 +99,7 @@ def _draw_band(axes: Axes, curve: Curve, index: int) -> None:
 
 
 def _draw_line(axes: Axes, curve: Curve, index: int) -> None:
-    # About eight markers, not at the same iterations for all methods.
+    # About eight markers per line, at different iterations for different methods.
     every = max(1, len(curve.iterations) // 8)
     axes.plot(curve.iterations, curve.mean, **look(index), markevery=(index % every, every))
 
@@ -115,6 +115,6 @@ def _caption(curves: Sequence[Curve]) -> str:
     if max(seeds) == 1:
         return "One seed per method: lines without bands."
     if len(curves) > MAX_BANDS:
-        return f"Means over seeds; no bands, as those of more than {MAX_BANDS} methods hide each other."
+        return f"Means over seeds, without bands: those of more than {MAX_BANDS} methods would hide each other."
     few = " Methods with fewer have a line only." if min(seeds) < FEWEST_SEEDS_OF_AN_INTERVAL else ""
     return f"Means over seeds; bands are {_BAND}.{few} The axis ends at the extremes of single seeds."

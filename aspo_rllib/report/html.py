@@ -1,4 +1,4 @@
-"""The few pieces of HTML a report is made of. Every text is escaped here."""
+"""The HTML elements of a report. Every text is escaped here."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ summary { cursor: pointer; }
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """A whole document, which asks the network for nothing."""
+    """A complete HTML document, which needs no network."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -57,12 +57,12 @@ def paragraph(text: str) -> str:
 
 
 def items(texts: Sequence[str]) -> str:
-    """A list; "" without entries."""
+    """A list; "" if there are no entries."""
     return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>" if texts else ""
 
 
 def facts(values: dict[str, str]) -> str:
-    """Names and what they are."""
+    """A list of names with their values."""
     entries = [f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in values.items()]
     return f"<dl>{''.join(entries)}</dl>"
 
@@ -74,10 +74,10 @@ def verdict(summary: str, sentences: Sequence[str], remarks: Sequence[str]) -> s
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str, numbers: Sequence[str] = ()) -> str:
-    """Rows of texts, the first of each its heading.
+    """A table of texts. The first text of each row is its heading.
 
-    caption: a few words, as it does not wrap.
-    numbers: the columns to align as numbers.
+    caption: should be short, because it does not wrap.
+    numbers: names of the columns that are aligned as numbers.
     """
     classes = [' class="number"' if column in numbers else "" for column in columns]
     head = "".join(f'<th scope="col"{c}>{escape(column)}</th>' for column, c in zip(columns, classes, strict=True))
@@ -92,12 +92,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str, n
 
 
 def details(summary: str, content: str) -> str:
-    """Content that is folded away; `content` is HTML."""
+    """Collapsed content, which opens with a click. `content` is HTML."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def picture(title: str, caption: str, alt: str, png: bytes) -> str:
-    """A figure, its image inside the document."""
+    """A figure with its image embedded in the document."""
     data = base64.b64encode(png).decode()
     return (
         f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
@@ -106,5 +106,5 @@ def picture(title: str, caption: str, alt: str, png: bytes) -> str:
 
 
 def pictures(figures: Sequence[str]) -> str:
-    """Figures side by side where the screen is wide enough."""
+    """Figures side by side if the screen is wide enough."""
     return f'<div class="figures">{"".join(figures)}</div>'

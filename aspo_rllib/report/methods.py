@@ -1,4 +1,4 @@
-"""Which trials belong together: those whose hyper-parameters are equal but for the seed."""
+"""Groups trials into methods: the trials of a method have equal hyper-parameters except for the seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from aspo_rllib.plan import model_name
+from aspo_rllib.config.plan import model_name
 from aspo_rllib.report.results import Trial
 
 _NOT_A_METHOD = {"seed"}
@@ -22,7 +22,7 @@ _FUNCTION_OR_CLASS = re.compile(r"<(?:function|class) '?([^ ']+?)'?>")
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """Trials that differ in their seeds alone.
+    """Trials that differ only in their seeds.
 
     Attributes:
         label: short, and unique in the experiment: "aspo", "grpo clip_high=0.4".
@@ -39,7 +39,7 @@ class Method:
         return [value for value in values if value is not None]
 
     def finals_by_seed(self, metric: str, last: int) -> dict[int, float]:
-        """The same by seed; trials that repeat a seed are averaged, those without one left out."""
+        """The final values by seed. Trials with the same seed are averaged; trials without a seed are left out."""
         values = defaultdict(list)
         for trial in self.trials:
             if trial.seed is not None and (value := trial.final(metric, last)) is not None:
@@ -80,7 +80,7 @@ def common_settings(trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def short(value: Any) -> str:
-    """A setting for people: 0.0001, [0.9, 0.999], the name of a function."""
+    """A setting as short text: 0.0001, [0.9, 0.999], the name of a function."""
     if isinstance(value, float):
         return f"{value:g}"
     if not isinstance(value, str):
@@ -100,13 +100,13 @@ def _key(value: Any) -> str:
 
 
 def _label(config: dict[str, Any], differing: Sequence[str]) -> str:
-    # None is the method's own default, and says nothing more about it.
+    # None is the method's default, which needs no mention.
     settings = [
         f"{name}={_clipped(config[name])}" for name in differing if name != "loss" and config.get(name) is not None
     ]
     loss = [_clipped(config["loss"])] if "loss" in config else []
     label = " ".join(loss + settings) or "all trials"
-    # The table of what differs has the rest.
+    # The table of differing settings has the rest.
     return label if len(label) <= _MAX_LABEL_LENGTH else " ".join([*loss, "…"])
 
 

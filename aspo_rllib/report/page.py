@@ -1,4 +1,4 @@
-"""The page: which figures and tables, in which order, with which words."""
+"""The page of the report: its figures, tables and texts in their order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from aspo_rllib import ASPOConfig, provenance
+from aspo_rllib.config.settings import ASPOSettings
 from aspo_rllib.report import html, statistics, weights
 from aspo_rllib.report.chart import Chart
 from aspo_rllib.report.curves import curves_chart, panels_chart
@@ -19,8 +19,9 @@ from aspo_rllib.report.methods import Method, common_settings, short
 from aspo_rllib.report.results import Trial
 from aspo_rllib.report.seeds import seeds_chart
 from aspo_rllib.report.verdict import RULE, Comparison, compare, decimals_for, headline, sentence, too_few
+from aspo_rllib.run import provenance
 
-# metric, title; a figure each
+# Metric -> title; one figure for each.
 _CURVES = {
     "reward/accuracy": "Training accuracy",
     "entropy/mean": "Mean token entropy (nats)",
@@ -34,7 +35,7 @@ _CURVES = {
 }
 _FIRST = ("learning_curves", "learning_panels")
 _LAST = ("token_weights", "seeds")
-# RLlib's own fields that say what was trained on what; of the package's fields all are shown.
+# The fields of RLlib that describe the experiment. All fields of this package are shown.
 _RLLIB_FIELDS = {
     *("env", "env_config", "num_env_runners", "num_learners", "lr", "grad_clip", "num_epochs"),
     *("evaluation_config", "evaluation_duration", "evaluation_interval"),
@@ -43,13 +44,13 @@ _RLLIB_FIELDS = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a report is about.
+    """The contents of a report.
 
     Attributes:
-        trials: all of them, by folder.
-        methods: the same in groups, the baseline first.
-        metric: what the methods are compared by.
-        last: how many of its last values a final value is the mean of.
+        trials: all trials, sorted by folder.
+        methods: the trials in groups, the baseline first.
+        metric: the metric to compare the methods by.
+        last: a final value is the mean of the last `last` values.
     """
 
     results_dir: Path
@@ -60,7 +61,7 @@ class Experiment:
 
 
 def draw(experiment: Experiment) -> tuple[dict[str, Chart], list[str]]:
-    """The figures by name, and the metrics that no trial has, whose figures are left out."""
+    """The figures by name, and the metrics whose figures are left out because no trial has them."""
     methods, metric = experiment.methods, experiment.metric
     curves = {"learning_curves": (metric, f"{metric} over training")}
     curves |= {name.replace("/", "_"): (name, title) for name, title in _CURVES.items() if name != metric}
@@ -131,7 +132,7 @@ def _verdict(experiment: Experiment, comparisons: Sequence[Comparison], decimals
 
 
 def _remarks(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[str]:
-    """What must be known to read the verdict."""
+    """Remarks that are needed to interpret the verdict."""
     remarks = []
     if any(c.interval for c in comparisons):
         few = ", too narrow for few pairs (see the table)" if min(c.pairs for c in comparisons) < 10 else ""
@@ -191,15 +192,15 @@ def _settings(experiment: Experiment) -> list[str]:
     parts = []
     if names:
         rows = [[m.label, *(short(m.settings[name]) for name in names)] for m in experiment.methods]
-        parts.append(html.paragraph("What differs between methods; None stands for the method's own default."))
+        parts.append(html.paragraph("Settings that differ between methods; None is the method's own default."))
         parts.append(html.table(("method", *names), rows, "Differing settings"))
     else:
-        parts.append(html.paragraph("Nothing differs between the trials but, perhaps, the seed."))
-    chosen = _RLLIB_FIELDS | (vars(ASPOConfig()).keys() - vars(AlgorithmConfig()).keys())
+        parts.append(html.paragraph("The settings of all trials are equal, except perhaps for the seed."))
+    chosen = _RLLIB_FIELDS | (vars(ASPOSettings()).keys() - vars(AlgorithmConfig()).keys())
     common = common_settings(experiment.trials)
     main = {n: short(v) for n, v in common.items() if n.partition("/")[0] in chosen and v is not None}
     rest = {n: short(v) for n, v in common.items() if n not in main}
-    parts.append(html.paragraph("What all trials have in common; those at None are folded away."))
+    parts.append(html.paragraph("Settings that are equal in all trials; those with the value None are collapsed."))
     parts.append(html.facts(main))
     parts.append(html.details(f"{len(rest)} more fields", html.facts(rest)))
     return parts
@@ -219,23 +220,23 @@ def _trials_table(experiment: Experiment, decimals: int) -> str:
 def _notes(experiment: Experiment) -> list[str]:
     notes = [
         f"Final value of a trial: {_final_rule(experiment)}. Only finished trials have one.",
-        "A method is a set of trials whose settings are equal but for the seed. A pair is the same seed in two methods:"
+        "A method is a set of trials with equal settings except for the seed. A pair is the same seed in two methods:"
         " the same prompts in the same order, from the same initial weights. Trials of one method that repeat a seed"
         " are averaged before they are paired.",
         RULE,
         f"Intervals of differences: BCa bootstrap of the mean, {statistics.BOOTSTRAP_RESAMPLES} resamples, seeded, not"
         " corrected for several comparisons; none for fewer than two pairs. The sign-flip test is exact up to"
         f" {statistics.MAX_EXACT} pairs.",
-        "Seeds are what is sampled here. All trials answer the same evaluation prompts, so nothing is said about other"
+        "The statistics are over seeds. All trials answer the same evaluation prompts, so that they do not cover other"
         " prompts, models or tasks." + _prompt_error(experiment),
-        "Curves: the mean over the trials that have a value at an iteration; a trial that ended early is in it until"
+        "Curves: the mean over the trials that have a value at an iteration; a trial that ended early counts until"
         " then. NaN and infinite values are left out.",
     ]
     return notes
 
 
 def _prompt_error(experiment: Experiment) -> str:
-    """The standard error over prompts of a last evaluation, where the trials report one."""
+    """A sentence with the standard error over prompts of the last evaluation; "" if the trials do not report it."""
     names = {n for t in experiment.trials for row in t.rows.values() for n in row if n.startswith("evaluation/avg@")}
     errors = [t.series(name) for name in sorted(names) if name.endswith("_se") for t in experiment.trials]
     last = [list(series.values())[-1] for series in errors if series]
@@ -263,7 +264,7 @@ def _minute(timestamp: float) -> str:
 
 
 def _versions(results_dir: Path) -> str:
-    """From the records that runs leave in their folders."""
+    """The versions and git revisions from the records in the folders of the runs."""
     records = [record for path in results_dir.rglob(provenance.FILE) for record in json.loads(path.read_text())]
     found = {f"{name} {version}" for record in records for name, version in record["versions"].items()}
     revisions = {record["git"]["revision"][:12] for record in records if record["git"]}

@@ -1,4 +1,4 @@
-"""The trial folders of a Ray Tune experiment as plain numbers. Nothing is unpickled."""
+"""Reads the trial folders of a Ray Tune experiment. No pickled files are loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-# Tune writes what JSON has no form for as its repr, with an address that differs from trial to trial.
+# Tune writes objects that JSON cannot represent as their repr, with an address that differs between trials.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _TERMINAL_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
@@ -23,9 +23,9 @@ class Trial:
     """One trial folder.
 
     Attributes:
-        name: the folder, relative to the experiment's.
-        config: params.json, nested names joined by "/".
-        rows: the result of each training iteration, nested names joined by "/", without the config in it.
+        name: the folder, relative to the experiment's folder.
+        config: the content of params.json; nested names are joined by "/".
+        rows: the result of each training iteration without its config; nested names are joined by "/".
         error: the exception in error.txt, in one line; None without an error.txt.
     """
 
@@ -45,12 +45,12 @@ class Trial:
 
     @property
     def finished(self) -> bool:
-        """Whether Tune ended the trial as planned: its last result says `done`."""
+        """Whether Tune ended the trial as planned: its last result has `done`."""
         return bool(self.rows) and self.rows[self.iterations].get("done") is True
 
     @property
     def status(self) -> str:
-        """For people: finished, crashed, ..., with the error."""
+        """The status as text: finished, crashed, ..., with the error."""
         if self.finished:
             return "finished" + (f", after an error: {self.error}" if self.error else "")
         if self.error:
@@ -64,7 +64,8 @@ class Trial:
     def values(self, metric: str) -> dict[int, float]:
         """All values of a metric by iteration.
 
-        Every result repeats the latest evaluation: it counts where it was made, the one before training at 0.
+        Every result repeats the latest evaluation. An evaluation counts only at its own iteration; the one before
+        training counts at iteration 0.
         """
         values = {}
         group, _, rest = metric.partition("/")
@@ -78,7 +79,7 @@ class Trial:
     def final(self, metric: str, last: int) -> float | None:
         """Mean of the last `last` values after iteration 0.
 
-        None without any, or if one of them is not finite, or if the trial did not finish.
+        None if there is no value, if one of them is not finite, or if the trial did not finish.
         """
         values = [value for iteration, value in self.values(metric).items() if iteration > 0]
         mean = float(np.mean(values[-last:])) if values and self.finished else math.nan
@@ -86,9 +87,9 @@ class Trial:
 
 
 def read_trials(results_dir: Path) -> list[Trial]:
-    """Every trial under a folder: of one Tune experiment, or of several.
+    """Every trial below the folder of one Tune experiment, or of several.
 
-    Raises ValueError if there is none with a result, or if a result cannot be read.
+    Raises ValueError if no trial has a result, or if a result cannot be read.
     """
     if not results_dir.is_dir():
         raise ValueError(f"results_dir={str(results_dir)!r}: no such folder; expected that of a Ray Tune experiment.")
@@ -104,7 +105,7 @@ def read_trials(results_dir: Path) -> list[Trial]:
 
 def _read_trial(folder: Path, results_dir: Path) -> Trial:
     config = json.loads(_ADDRESS.sub("", (folder / "params.json").read_text()))
-    # Names in double underscores are Tune's own.
+    # Names that begin with two underscores are Tune's own.
     config = {name: value for name, value in _flat(config) if not name.startswith("__")}
     name = folder.name if folder == results_dir else folder.relative_to(results_dir).as_posix()
     rows = _read_rows(folder / "result.json") if (folder / "result.json").exists() else {}
@@ -113,10 +114,10 @@ def _read_trial(folder: Path, results_dir: Path) -> Trial:
 
 
 def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
-    """A trial restored from a checkpoint repeats iterations: the later ones count."""
+    """The results by iteration. A trial restored from a checkpoint repeats iterations; the last result counts."""
     rows = {}
     for number, line in enumerate(path.read_text().splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):  # a trial at work, or killed, has written half of it
+        if not line.endswith("\n"):  # the line is incomplete: the trial is running, or was killed
             continue
         try:
             result = json.loads(line)
@@ -136,7 +137,7 @@ def _flat(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _exception(text: str) -> str:
-    """The last line that starts with an exception's name: after it, Ray may add words of its own."""
+    """The last line that starts with an exception's name. Ray may add further lines after it."""
     lines = [line for line in _TERMINAL_COLOR.sub("", text).splitlines() if line.strip()]
     named = [line for line in lines if _EXCEPTION.match(line)]
     return (named or lines or ["error.txt is empty"])[-1].strip()

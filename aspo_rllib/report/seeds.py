@@ -1,4 +1,4 @@
-"""A dot per seed of the final metric: what the means and tests are made of."""
+"""A figure with one dot per seed: the final values behind the means and tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aspo_rllib.report.methods import Method
 
 
 def seeds_chart(methods: Sequence[Method], metric: str, last: int) -> Chart | None:
-    """A row of dots per method; None if no trial finished."""
+    """The figure with one row of dots per method; None if no trial has a final value."""
     finals = [method.finals(metric, last) for method in methods]
     by_seed = [method.finals_by_seed(metric, last) for method in methods]
     if not any(finals):

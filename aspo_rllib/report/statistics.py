@@ -1,4 +1,4 @@
-"""Means over a few seeds, and how far they can be trusted."""
+"""Statistics of means over a few seeds: standard errors, intervals and tests."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scipy import stats
 LEVEL = 0.95
 BOOTSTRAP_RESAMPLES = 9999
 BOOTSTRAP_COVERAGE = {2: 0.51, 3: 0.71, 5: 0.85, 10: 0.90}
-"""How often the bootstrap interval of normal draws holds the mean, by their number (tests/test_report.py)."""
+"""Number of normal draws -> how often their bootstrap interval contains the true mean (measured in the tests)."""
 MAX_EXACT = 20
 RANDOM_SIGN_FLIPS = 100_000
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean; None for fewer than two values."""
+    """Standard error of the mean; None for fewer than two values."""
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
@@ -32,11 +32,11 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
     """Bootstrap interval (BCa, 95 %) of the mean; None for fewer than two values.
 
-    Too narrow for few values: see BOOTSTRAP_COVERAGE.
+    The interval is too narrow for few values: see BOOTSTRAP_COVERAGE.
     """
     if len(values) < 2:
         return None
-    if np.ptp(values) == 0:  # BCa is 0/0 there
+    if np.ptp(values) == 0:  # BCa would divide 0 by 0
         return float(values[0]), float(values[0])
     interval = stats.bootstrap(
         (values,), np.mean, n_resamples=BOOTSTRAP_RESAMPLES, confidence_level=LEVEL, method="BCa", rng=seed
@@ -45,10 +45,10 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float | None:
-    """Two-sided p of the hypothesis that every difference could as well have had the other sign.
+    """Two-sided p value of the hypothesis that both signs of every difference were equally likely.
 
-    None for fewer than two. Over all 2^n sign patterns up to n = 20, so that it is exact whatever the differences'
-    distribution; beyond, over random patterns.
+    None for fewer than two differences. Up to n = 20 all 2^n sign patterns are counted, so that the value is exact for
+    any distribution of the differences. For more, random patterns are counted.
     """
     n = len(differences)
     if n < 2:
@@ -60,14 +60,14 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float | None:
             sums = np.concatenate([sums + d, sums - d])
     else:
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(RANDOM_SIGN_FLIPS, n))
-        # The pattern that was seen is one of them, so that p is never 0.
+        # The observed pattern is included, so that p is never 0.
         sums = np.append(signs @ size, np.sum(differences))
     # Equal sums may differ in their last bits.
     return float(np.mean(np.abs(sums) >= abs(np.sum(differences)) - 1e-12 * size.sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction: p values that keep the chance of any false alarm among all of them below the level."""
+    """Holm's correction of p values, which limits the probability of any false positive among all of them."""
     adjusted = np.zeros(len(p_values))
     highest = 0.0
     for rank, i in enumerate(np.argsort(p_values)):
@@ -77,7 +77,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def fewest_pairs(num_comparisons: int, alpha: float) -> int:
-    """The fewest pairs with which a sign-flip test can get below alpha after Holm's correction."""
+    """The smallest number of pairs with which a sign-flip test can reach p <= alpha after Holm's correction."""
     n = 1
     while num_comparisons * 2.0 ** (1 - n) > alpha:
         n += 1

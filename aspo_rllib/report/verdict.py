@@ -1,4 +1,4 @@
-"""What the seeds allow to say about the methods, in words."""
+"""The conclusions about the methods that the seeds allow, as text."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FEWEST_PAIRS_OF_A_HINT = 5
 
 RULE = (
     "A method is called better (or worse) than the baseline when the sign-flip test over paired seeds gives p"
-    f" ≤ {ALPHA} after Holm's correction for the number of methods compared. The test asks how often differences this"
-    " large on average would come up if each seed's difference had its sign by the toss of a coin; it assumes no"
+    f" ≤ {ALPHA} after Holm's correction for the number of methods compared. The test computes how often an average"
+    " difference this large would occur if the sign of each seed's difference were random; it assumes no"
     " distribution. With n pairs its p cannot be smaller than 2/2ⁿ: 0.0625 with 5 pairs, 0.031 with 6. So five seeds"
     " can never show a difference by this rule, however large it is. When all of at least"
     f" {FEWEST_PAIRS_OF_A_HINT} pairs agree in sign but p stays above the level, the page says so and calls it a hint."
@@ -31,9 +31,9 @@ class Comparison:
 
     Attributes:
         differences: method minus baseline, by seed.
-        interval: bootstrap interval of their mean; None for fewer than two pairs.
-        p: of the sign-flip test; None for fewer than two pairs.
-        p_holm: p after Holm's correction for all methods that have a p.
+        interval: bootstrap interval of the mean difference; None for fewer than two pairs.
+        p: p value of the sign-flip test; None for fewer than two pairs.
+        p_holm: p after Holm's correction for all methods that have a p value.
     """
 
     method: Method
@@ -53,18 +53,18 @@ class Comparison:
 
     @property
     def shown(self) -> bool:
-        """Whether the rule calls one of the two better."""
+        """Whether one of the two methods is better by `RULE`."""
         return self.p_holm is not None and self.p_holm <= ALPHA
 
     @property
     def hinted(self) -> bool:
-        """Whether all of enough pairs agree in sign, though the rule is not met."""
+        """Whether `RULE` is not met, but all differences of a sufficient number of pairs have the same sign."""
         signs = {np.sign(d) for d in self.differences.values()}
         return not self.shown and self.pairs >= FEWEST_PAIRS_OF_A_HINT and len(signs) == 1 and 0 not in signs
 
 
 def compare(methods: Sequence[Method], metric: str, last: int) -> list[Comparison]:
-    """Every other method with the first, which is the baseline."""
+    """Compare every method with the first one, which is the baseline."""
     baseline, *others = methods
     reference = baseline.finals_by_seed(metric, last)
     differences = []
@@ -81,7 +81,7 @@ def compare(methods: Sequence[Method], metric: str, last: int) -> list[Compariso
 
 
 def headline(comparisons: Sequence[Comparison], metric: str) -> str:
-    """All comparisons in a sentence."""
+    """One sentence about all comparisons."""
     if not comparisons:
         return "One method: there is nothing to compare."
     better, worse = words(metric)
@@ -101,10 +101,10 @@ def headline(comparisons: Sequence[Comparison], metric: str) -> str:
 
 
 def sentence(comparison: Comparison, metric: str, *, num_comparisons: int, decimals: int) -> str:
-    """The verdict on one comparison, by RULE.
+    """One sentence about a comparison, by `RULE`.
 
-    num_comparisons: how many the p values were corrected for.
-    decimals: of the differences.
+    num_comparisons: number of comparisons that the p values were corrected for.
+    decimals: number of decimals of the differences.
     """
     c = comparison
     method, baseline = c.method.label, c.baseline.label
@@ -115,7 +115,7 @@ def sentence(comparison: Comparison, metric: str, *, num_comparisons: int, decim
             f"{method} against {baseline}: one seed: nothing can be said about differences"
             f" (on this seed {c.mean:+.{decimals}f})."
         )
-    assert c.interval is not None  # from two pairs on
+    assert c.interval is not None  # every comparison with at least two pairs has one
     word = words(metric)[0 if c.mean > 0 else 1]
     interval = f"[{c.interval[0]:.{decimals}f}, {c.interval[1]:.{decimals}f}]"
     signed_interval = interval if c.mean > 0 else f"[{-c.interval[1]:.{decimals}f}, {-c.interval[0]:.{decimals}f}]"
@@ -137,7 +137,7 @@ def sentence(comparison: Comparison, metric: str, *, num_comparisons: int, decim
 
 
 def too_few(comparisons: Sequence[Comparison]) -> str | None:
-    """What to say where differences could not have been shown, however large; None if all could."""
+    """A remark if there are too few pairs to show any difference; None if there are enough pairs."""
     tested = [c for c in comparisons if c.p is not None]
     needed = statistics.fewest_pairs(len(tested), ALPHA)
     if all(c.pairs >= needed for c in tested):
@@ -150,12 +150,12 @@ def too_few(comparisons: Sequence[Comparison]) -> str | None:
 
 
 def words(metric: str) -> tuple[str, str]:
-    """What more and less of a metric are called."""
+    """The words for a larger and for a smaller value of a metric."""
     is_score = any(name in metric for name in ("accuracy", "avg@", "pass@", "reward"))
     return ("better", "worse") if is_score else ("higher", "lower")
 
 
 def decimals_for(values: Sequence[float]) -> int:
-    """Enough decimals for three digits of the largest value, three at least below 1."""
+    """The number of decimals that shows three digits of the largest value; at least three if it is below 1."""
     scale = max((abs(v) for v in values), default=0.0)
     return 3 if scale == 0 else max(0, 3 - max(-3, math.ceil(math.log10(scale))))

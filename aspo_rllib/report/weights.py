@@ -1,4 +1,4 @@
-"""The paper's central figure: how heavily a token counts, by how likely it was and by the sign of its advantage."""
+"""The paper's central figure: token weights by the token's old probability and the sign of its advantage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TENTHS = range(10)
 
 
 def weights_chart(methods: Sequence[Method]) -> Chart | None:
-    """The mean token weight by the token's old probability, one panel per sign; None without such metrics."""
+    """The figure of mean token weights by old probability, one panel per sign; None if no trial has these metrics."""
     weights = {(i, sign): seed_weights(method, sign) for i, method in enumerate(methods) for sign in _SIGNS}
     shown = sorted({i for (i, _), by_tenth in weights.items() if any(by_tenth)})
     if not shown:
@@ -27,7 +27,7 @@ def weights_chart(methods: Sequence[Method]) -> Chart | None:
     figure = Figure(figsize=(9, 3.7 + 0.22 * -(-len(methods) // 3)), layout="constrained")
     for axes, (sign, heading) in zip(figure.subplots(1, 2, sharey=True), _SIGNS.items(), strict=True):
         for place, index in enumerate(shown):
-            # Beside each other in their tenth: below the clip all losses without a flip have equal weights.
+            # Methods are drawn side by side, because below the clip all losses without a flip have equal weights.
             offset = 0.07 * ((place + 0.5) / len(shown) - 0.5)
             _draw(axes, weights[index, sign], index, offset)
         axes.axhline(1, color="0.5", lw=0.8, zorder=0)
@@ -38,7 +38,7 @@ def weights_chart(methods: Sequence[Method]) -> Chart | None:
     caption = (
         f"Means over each trial's last {LAST_ITERATIONS} iterations, then over seeds (bars: 95 % t-interval, from"
         f" {FEWEST_SEEDS_OF_AN_INTERVAL} seeds on), of tokens whose probability before the update lies in a tenth;"
-        " clipped tokens count with weight 0. Iterations count equally, however many tokens they had there."
+        " clipped tokens count with weight 0. All iterations count equally, for any number of tokens in the tenth."
     )
     ends = [
         f"{methods[i].label} {_mean(weights[i, 'pos'][0])} for the least likely tenth and"
@@ -50,9 +50,9 @@ def weights_chart(methods: Sequence[Method]) -> Chart | None:
 
 
 def seed_weights(method: Method, sign: str) -> list[list[float]]:
-    """For each tenth of the old probability, the mean weight of each trial that has it.
+    """For each tenth of the old probability, the mean weight of every trial that has tokens in it.
 
-    sign: of the advantage, "pos" or "neg".
+    sign: sign of the advantage, "pos" or "neg".
     """
     weights = []
     for tenth in _TENTHS:

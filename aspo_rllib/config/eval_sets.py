@@ -1,0 +1,65 @@
+"""The evaluation sets of a config. Each set has a complete evaluation config."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import Any
+
+from aspo_rllib.config.settings import ASPOSettings
+
+DEFAULT_SET = "default"  # the name of the only set of a config without eval_sets
+
+SETTINGS = (
+    "env",
+    "env_config",
+    "evaluation_duration",
+    "group_size",
+    "temperature",
+    "top_p",
+    "max_prompt_tokens",
+    "max_completion_tokens",
+    "num_graders",
+    "chat_template_kwargs",
+    "grader_timeout_s",
+)
+# These names appear next to the names of the sets in the results.
+_RESERVED_NAMES = ("accuracy", "env_runners", "iteration")
+_NAME = re.compile(r"(?!.*--)[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # RLlib joins names with "--" in checkpoints
+
+
+def set_configs(config: ASPOSettings) -> dict[str, ASPOSettings]:
+    """The evaluation config of every set of a training config.
+
+    It consists of `evaluation_config` and the set's own settings, which override it. If a set has its own env, the
+    training env's env_config does not apply to it.
+    """
+    configs: dict[str, ASPOSettings] = {}
+    for name, settings in (config.eval_sets or {DEFAULT_SET: {}}).items():
+        configs[name] = config.get_evaluation_config_object()
+        configs[name].eval_sets = None
+        if "env" in settings:
+            configs[name].env_config = {}
+        configs[name].update_from_dict(settings)
+    return configs
+
+
+def check_eval_sets(eval_sets: Any) -> None:
+    """Raise ValueError unless this is a dict of legal names to dicts of known settings. Values are not checked here."""
+    if not isinstance(eval_sets, dict) or not eval_sets:
+        raise ValueError(f"eval_sets={eval_sets!r}: expected a dict of names to settings, or None.")
+    for name, settings in eval_sets.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED_NAMES:
+            raise ValueError(
+                f"eval_sets: the name {name!r}: expected letters, digits and _.+-, no '--', and none of "
+                f"{', '.join(_RESERVED_NAMES)}."
+            )
+        if not isinstance(settings, dict):
+            raise ValueError(f"eval_sets[{name!r}]={settings!r}: expected a dict of settings.")
+        for setting in settings:
+            if setting not in SETTINGS:
+                near = get_close_matches(str(setting), SETTINGS, n=1)
+                meant = f"Did you mean {near[0]!r}?" if near else f"Expected some of {', '.join(SETTINGS)}."
+                raise ValueError(f"eval_sets[{name!r}]: unknown setting {setting!r}. {meant}")
+        if not isinstance(settings.get("env_config", {}), dict):
+            raise ValueError(f"eval_sets[{name!r}]: env_config={settings['env_config']!r}: expected a dict.")

@@ -1,0 +1,91 @@
+"""The settings of `.sampling()`: how completions are drawn and graded."""
+
+from aspo_rllib.config.field import ANYTHING, AUTOMATIC, Builder, Field, integer, number
+
+SAMPLING = Builder(
+    "sampling",
+    "How completions are drawn and graded.",
+    "For an evaluation, override these in `evaluation_config` or in one of the `eval_sets`.",
+    (
+        Field(
+            "group_size",
+            "int",
+            16,
+            integer(1),
+            "Completions per prompt (G). In training, 1 needs drop_uniform_groups=False, and then a completion has "
+            "no others to be compared with.",
+            paper="16",
+        ),
+        Field(
+            "temperature",
+            "float",
+            1.0,
+            ANYTHING,
+            "Sampling temperature: in (0, 2] in training, >= 0 in an evaluation. The learner's logprobs are taken "
+            "at the same temperature.",
+            paper="1.0",
+        ),
+        Field(
+            "top_p",
+            "float",
+            1.0,
+            number("in (0, 1]", lambda v: 0 < v <= 1),
+            "Nucleus sampling. Below 1 the engine's logprobs are renormalised over the kept tokens and differ from "
+            "the learner's.",
+            paper="1.0",
+        ),
+        Field(
+            "max_completion_tokens",
+            "int",
+            1024,
+            integer(1),
+            "Longest completion.",
+            paper="32768 for 1.5B models",
+        ),
+        Field(
+            "max_refills",
+            "int",
+            0,
+            integer(0),
+            "How often an iteration asks further prompts in place of those whose groups are all right or all "
+            "wrong. After that it goes on with what there is. DAPO's dynamic sampling corresponds to about 10.",
+            paper="0",
+        ),
+        Field(
+            "oversampling",
+            "float",
+            1.0,
+            number("a number >= 1", lambda v: v >= 1),
+            "Prompts asked per prompt needed. Above 1 the slowest ones are given up once the batch is full, which "
+            "favours short completions.",
+        ),
+        Field(
+            "seed_completions",
+            "bool | None",
+            None,
+            AUTOMATIC,
+            "Whether every completion has a random seed of its own, made of the run's seed and the place of its "
+            "prompt in the run. A completion then does not depend on which runner draws it and what is drawn "
+            "beside it, and a resumed run is exact. vLLM draws such completions one by one, which costs 10 % of a "
+            "tiny model's time on CPU. None: on CPU only, since on GPU the probabilities themselves depend on what "
+            "else is in the batch.",
+        ),
+        Field(
+            "num_graders",
+            "int | None",
+            None,
+            integer(1).or_none(),
+            "Worker processes of one env runner that grade on copies of the env while the engine generates. None: "
+            "as many as the runner has CPUs (`num_cpus_per_env_runner`).",
+        ),
+        Field(
+            "grader_timeout_s",
+            "float",
+            120.0,
+            number("> 0", lambda v: v > 0),
+            "Longest time for grading one completion. A completion that takes longer earns 0 and counts as a "
+            "timeout. This is the last resort: the graders of `envs` have tighter limits of their own.",
+        ),
+    ),
+    takes_rllib=False,
+)

@@ -1,0 +1,24 @@
+"""The environment variables that vLLM reads when it is imported, and the size of its cache on CPUs."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+CPU_KV_CACHE_BYTES = 1 << 28
+
+# vLLM reads these when it is imported. Values that the user has set are kept.
+_VLLM_DEFAULTS = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+
+
+def prepare_vllm() -> None:
+    """Set vLLM's environment variables. Call this before a process imports vLLM for the first time."""
+    for name, value in _VLLM_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    # This is required, and overrides the user: weights are replaced between two steps of an engine in this process.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())

@@ -1,0 +1,193 @@
+"""From rewards to advantages: a family of functions of one group, as the losses are, and a table with their sources.
+
+G is the number of completions of one prompt (`group_size`), C the number of named rewards. numpy only; this runs on
+the driver. To add one: write a function of a group's rewards `[G]` and a row of `ADVANTAGES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+STD_EPSILON = 1e-6
+
+
+# ---- functions of one group: rewards [G] -> advantages [G] -------------------------------------------------------
+
+
+def centred(rewards: Array) -> Array:
+    """R - mean, exactly 0 for equal rewards; the bare reward in a group of one, which has nothing to compare with."""
+    if len(rewards) == 1:
+        return rewards
+    if (rewards == rewards[0]).all():
+        # The mean of equal numbers may be off by one ulp, which 1 / (std + 1e-6) would magnify.
+        return np.zeros_like(rewards)
+    return np.asarray(rewards - rewards.mean())
+
+
+def grpo(rewards: Array) -> Array:
+    """(R - mean) / (std + 1e-6) with the unbiased std, which counts as 1 in a group of one."""
+    std = rewards.std(ddof=1) if len(rewards) > 1 else 1.0
+    return centred(rewards) / (std + STD_EPSILON)
+
+
+def rloo(rewards: Array) -> Array:
+    """R minus the mean of the others, which is G / (G - 1) times R - mean."""
+    size = len(rewards)
+    return centred(rewards) * (size / (size - 1)) if size > 1 else rewards
+
+
+def maxrl(rewards: Array) -> Array:
+    """(R - mean) / (mean + 1e-6): with rewards of 0 and 1 a prompt counts by 1 / its pass rate, as in maximum
+    likelihood. Raises ValueError on negative rewards, with which the mean says nothing about the pass rate."""
+    if (rewards < 0).any():
+        raise ValueError(
+            f"advantage 'maxrl' divides by the group's mean reward: expected rewards >= 0, got {rewards.min():g}; "
+            "an overlong penalty makes them negative."
+        )
+    return centred(rewards) / (rewards.mean() + STD_EPSILON) if len(rewards) > 1 else rewards
+
+
+def pass_at_k(rewards: Array, *, k: int = 4) -> Array:
+    """What a completion adds to the best of k: k times the mean, over the other completions' subsets of k - 1, of
+    max(R, best of the subset) - best of the subset. An unbiased estimate for the gradient of the expected best of k,
+    which is pass@k with rewards of 0 and 1. Never negative. Needs k >= 2; smaller groups count as k = G."""
+    if k < 2:
+        raise ValueError(f"pass_at_k: expected k >= 2, got {k}")
+    size = len(rewards)
+    if size == 1:
+        return rewards
+    k = min(k, size)
+    order = np.argsort(rewards, kind="stable")
+    ascending = rewards[order]
+    # The j-th lowest is the best of C(j, k - 2) subsets of k - 1, and what is better stands above it by the difference.
+    subsets = np.array([math.comb(j, k - 2) for j in range(size)], dtype=np.float64)
+    above = np.tril(ascending[:, None] - ascending) @ subsets
+    advantages = np.empty(size)
+    advantages[order] = above * k / math.comb(size - 1, k - 1)
+    return advantages
+
+
+# ---- functions of a batch: advantages [G] of each group and the completions' lengths -----------------------------
+
+
+def whiten_tokens(advantages: Sequence[Array], num_tokens: Sequence[Array]) -> list[Array]:
+    """Zero mean and unit variance over all tokens of the batch: a completion counts by its length. The variance is
+    the unbiased one over tokens, plus 1e-8, as in verl's `masked_whiten`."""
+    values, weights = np.concatenate(advantages), np.concatenate(num_tokens).astype(np.float64)
+    count = weights.sum()
+    if count < 2 or (values == values[0]).all():
+        return [np.zeros_like(a) for a in advantages]
+    mean = (weights * values).sum() / count
+    variance = (weights * (values - mean) ** 2).sum() / (count - 1)
+    return [(a - mean) / np.sqrt(variance + 1e-8) for a in advantages]
+
+
+def whiten_completions(advantages: Sequence[Array], num_tokens: Sequence[Array]) -> list[Array]:
+    """(A - mean) / (std + 1e-4) over all completions of the batch, with the unbiased std."""
+    values = np.concatenate(advantages)
+    if len(values) < 2 or (values == values[0]).all():
+        return [np.zeros_like(a) for a in advantages]
+    return [(a - values.mean()) / (values.std(ddof=1) + 1e-4) for a in advantages]
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Advantage:
+    """A method.
+
+    of_group: from the rewards `[G]` of one group to its advantages `[G]`.
+    of_batch: what is done with all groups' advantages then, given the completions' lengths; None: nothing.
+    by_component: `of_group` is applied to each named reward by itself, and the weighted results are added. Otherwise it
+        is applied to the weighted sum of the rewards.
+    source: the paper, and the code it was compared with.
+    """
+
+    of_group: Callable[[Array], Array]
+    of_batch: Callable[[Sequence[Array], Sequence[Array]], list[Array]] | None = None
+    by_component: bool = False
+    source: str = ""
+
+
+ADVANTAGES: dict[str, Advantage] = {
+    "grpo": Advantage(grpo, source="arXiv 2402.03300; code of verl"),
+    "dr_grpo": Advantage(centred, source="arXiv 2503.20783; code of verl"),
+    "rloo": Advantage(rloo, source="arXiv 2402.14740; code of verl"),
+    "maxrl": Advantage(maxrl, source="arXiv 2602.02710; code of tajwarfahim/maxrl"),
+    "pass_at_k": Advantage(pass_at_k, source="PKPO, arXiv 2505.15201, its leave-one-out-minus-one baseline"),
+    "gdpo": Advantage(grpo, whiten_completions, by_component=True, source="arXiv 2601.05242; code of NVlabs/GDPO"),
+    "reinforce_plus_plus": Advantage(
+        centred, whiten_tokens, source="arXiv 2501.03262, with the group's baseline; code of verl"
+    ),
+}
+
+
+def resolve_advantage(advantage: str | Advantage | Callable[[Array], Array]) -> Advantage:
+    """The `Advantage` meant by a name, an `Advantage`, or a function of a group's rewards.
+
+    Raises ValueError naming the value and the nearest known name.
+    """
+    if isinstance(advantage, Advantage):
+        return advantage
+    if callable(advantage):
+        return Advantage(advantage)
+    if isinstance(advantage, str) and advantage in ADVANTAGES:
+        return ADVANTAGES[advantage]
+    near = get_close_matches(str(advantage), ADVANTAGES, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+        f"unknown advantage {advantage!r}: {hint}Known: {sorted(ADVANTAGES)}; or give an Advantage or a function of "
+        "a group's rewards."
+    )
+
+
+def group_advantages(
+    advantage: Advantage, rewards: ArrayLike, weights: ArrayLike | None = None, penalties: ArrayLike = 0.0
+) -> Array:
+    """The advantages `[G]` of one group, before `of_batch`.
+
+    rewards: `[G]`, or `[G, C]` with `weights` `[C]`. penalties: `[G]` or a number, added to the weighted sum; with
+    `by_component` they are a component of their own.
+    Raises ValueError on another shape, or on a reward that is not finite.
+    """
+    columns = np.asarray(rewards, dtype=np.float64)
+    if columns.ndim not in (1, 2) or len(columns) == 0:
+        raise ValueError(f"rewards must be [group_size] or [group_size, components], got shape {columns.shape}")
+    if not np.isfinite(columns).all():
+        raise ValueError(f"rewards must be finite, got {columns[~np.isfinite(columns)][0]}")
+    columns = columns.reshape(len(columns), -1)
+    scale = np.ones(columns.shape[1]) if weights is None else np.asarray(weights, dtype=np.float64)
+    penalties = np.broadcast_to(np.asarray(penalties, dtype=np.float64), len(columns))
+    if not advantage.by_component:
+        return _checked(advantage, columns @ scale + penalties)
+    parts = [weight * _checked(advantage, column) for weight, column in zip(scale, columns.T, strict=True)]
+    total: Array = np.sum(parts, axis=0)
+    return total + (_checked(advantage, penalties) if penalties.any() else 0.0)
+
+
+def batch_advantages(
+    advantage: Advantage, groups: Sequence[Array], num_tokens: Sequence[ArrayLike]
+) -> list[NDArray[np.float32]]:
+    """The advantages of a batch, one float32 array per group: `groups` are those of `group_advantages`."""
+    if advantage.of_batch is not None and groups:
+        groups = advantage.of_batch(groups, [np.asarray(n) for n in num_tokens])
+    return [np.asarray(g, dtype=np.float32) for g in groups]
+
+
+def _checked(advantage: Advantage, rewards: Array) -> Array:
+    """What the function gives, which may be the user's own."""
+    values = np.asarray(advantage.of_group(rewards), dtype=np.float64)
+    if values.shape != rewards.shape or not np.isfinite(values).all():
+        raise ValueError(
+            f"the advantage function {advantage.of_group!r} must give {len(rewards)} finite numbers for as many "
+            f"rewards, got {values}"
+        )
+    return values

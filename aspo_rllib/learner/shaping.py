@@ -1,0 +1,85 @@
+"""From graded groups to advantages, by way of DAPO's penalty for length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from aspo_rllib.learner.advantages import batch_advantages, group_advantages, resolve_advantage
+from aspo_rllib.types import RolloutGroup
+
+if TYPE_CHECKING:
+    from aspo_rllib.config.settings import ASPOSettings
+
+
+def groups_to_train(groups: Sequence[RolloutGroup], config: ASPOSettings) -> list[RolloutGroup]:
+    """The groups that an update uses: without what `truncated` and `drop_uniform_groups` leave out."""
+    if config.truncated == "drop":
+        groups = [group.without_truncated() for group in groups]
+    return [g for g in groups if (g.is_informative if config.drop_uniform_groups else g.rollouts)]
+
+
+def by_position(
+    groups: Sequence[RolloutGroup], kept: Sequence[RolloutGroup], advantages: Sequence[NDArray[np.float32]]
+) -> dict[int, NDArray[np.float32]]:
+    """The advantages of the groups that are trained on by their position, NaN for rollouts that were left out."""
+    found = {group.position: a for group, a in zip(kept, advantages, strict=True)}
+    for group in groups:
+        if group.position in found and len(found[group.position]) < len(group.rollouts):
+            ended = np.array([r.finish_reason != "length" for r in group.rollouts], dtype=bool)
+            spread = np.full(len(ended), np.nan, dtype=np.float32)
+            spread[ended] = found[group.position]
+            found[group.position] = spread
+    return found
+
+
+def mask_truncated(
+    groups: Sequence[RolloutGroup], advantages: Sequence[NDArray[np.float32]]
+) -> tuple[list[RolloutGroup], list[NDArray[np.float32]]]:
+    """Groups and their advantages without the truncated completions, of which the baselines know already."""
+    ended = [np.array([r.finish_reason != "length" for r in group.rollouts], dtype=bool) for group in groups]
+    masked = [(g.without_truncated(), a[e]) for g, a, e in zip(groups, advantages, ended, strict=True) if e.any()]
+    return [group for group, _ in masked], [a for _, a in masked]
+
+
+def take_advantages(groups: Sequence[RolloutGroup], config: ASPOSettings) -> list[NDArray[np.float32]]:
+    """The advantages of a batch, `[G]` per group, by the config's method and length penalty."""
+    advantage = resolve_advantage(config.method.advantage)
+    num_tokens = [[len(r.completion_ids) for r in group.rollouts] for group in groups]
+    of_groups = []
+    for group, lengths in zip(groups, num_tokens, strict=True):
+        penalties = overlong_penalty(
+            lengths,
+            max_completion_tokens=config.max_completion_tokens,
+            buffer_tokens=config.overlong_buffer_tokens,
+            factor=config.overlong_penalty_factor,
+        )
+        of_groups.append(group_advantages(advantage, [r.reward for r in group.rollouts], penalties=penalties))
+    return batch_advantages(advantage, of_groups, num_tokens)
+
+
+def overlong_penalty(
+    completion_tokens: ArrayLike, *, max_completion_tokens: int, buffer_tokens: int, factor: float
+) -> NDArray[np.float32]:
+    """DAPO's soft overlong punishment (arXiv 2503.14476 eq. 13), to be added to the reward; shaped as its
+    input.
+
+    0 up to `max_completion_tokens - buffer_tokens`, then linearly down to `-factor` at
+    `max_completion_tokens` and beyond. `buffer_tokens=0` is off. Raises ValueError on settings out of range.
+    """
+    if max_completion_tokens < 1:
+        raise ValueError(f"max_completion_tokens must be at least 1, got {max_completion_tokens}")
+    if not 0 <= buffer_tokens <= max_completion_tokens:
+        raise ValueError(f"buffer_tokens must be in [0, {max_completion_tokens}], got {buffer_tokens}")
+    if not (np.isfinite(factor) and factor >= 0):
+        raise ValueError(f"factor must be finite and not negative, got {factor}")
+    tokens = np.asarray(completion_tokens, dtype=np.float64)
+    if (tokens < 0).any():
+        raise ValueError(f"completion_tokens must not be negative, got {tokens.min():g}")
+    if buffer_tokens == 0:
+        return np.zeros(tokens.shape, dtype=np.float32)
+    into_buffer = (tokens - (max_completion_tokens - buffer_tokens)) / buffer_tokens
+    return np.asarray(0.0 - factor * np.clip(into_buffer, 0.0, 1.0), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""Any causal language model of Hugging Face as a policy: log-probabilities, layouts, sharding, LoRA."""

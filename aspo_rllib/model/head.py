@@ -1,0 +1,105 @@
+"""What a model does between its decoder and its logits, found out by asking the model's own forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from aspo_rllib.model.layers import decoder_of
+from aspo_rllib.model.logprobs import LogitShape
+
+_SMALL, _LARGE = 1e-3, 1e6  # a soft cap leaves the first as it is, and holds the second
+_BETWEEN = (-30.0, -3.0, -0.4, 0.7, 5.0, 40.0)
+
+
+def logit_shape(hf_model: PreTrainedModel) -> LogitShape:
+    """The scale and the soft cap of a model's logits; needs no weights, so that meta parameters do.
+
+    The config does not tell: `logits_scaling` divides in one class and multiplies in another, caps have several names,
+    and a class may take a field of another's for something else.
+
+    Raises ValueError if the head is more than a matrix product, a scale and a soft cap.
+    """
+    name = type(hf_model).__name__
+    head = hf_model.get_output_embeddings()
+    if head is None or getattr(head, "weight", None) is None:
+        raise ValueError(f"{name} has no language-model head with a single weight, which is not supported.")
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(f"{name}'s language-model head has a bias, which is not supported.")
+    products = torch.tensor([_SMALL, _LARGE, *_BETWEEN], dtype=torch.float64)
+    logits = _logits_of(hf_model, head, products)
+    shape = LogitShape()
+    if logits is not None:
+        scale = _rounded(float(logits[0]) / _SMALL)
+        top = float(logits[1])
+        shape = LogitShape(scale, None if abs(top - scale * _LARGE) < 1e-4 * abs(top) else _rounded(top))
+    if logits is None or not torch.allclose(_by_shape(products, shape), logits, rtol=1e-5, atol=1e-7):
+        raise ValueError(
+            f"{name}: its head does more than multiply by a matrix, scale and softly cap the logits, which is not "
+            "supported."
+        )
+    return shape
+
+
+def _logits_of(hf_model: PreTrainedModel, head: nn.Module, products: Tensor) -> Tensor | None:
+    """What the model's forward pass makes of these products of head and hidden state; None if they do not get there."""
+    decoder = decoder_of(hf_model)
+    # In some classes the decoder is part of a model which does more, for images, say.
+    bodies = {decoder, *(m for m in hf_model.children() if decoder in m.modules() and head not in m.modules())}
+    with ExitStack() as stack:
+        for body in bodies:
+            stack.enter_context(_answering(body, lambda *_, **__: _Output(products[None, None])))
+        stack.enter_context(_answering(head, lambda hidden: hidden))
+        try:
+            with torch.no_grad():
+                logits = hf_model(input_ids=torch.zeros(1, 1, dtype=torch.int64)).logits
+        except Exception as error:  # of a class that asks its decoder for more than a hidden state
+            raise ValueError(
+                f"{type(hf_model).__name__}: its head cannot be looked at ({type(error).__name__}: {error}), which is "
+                "not supported."
+            ) from error
+    if logits.is_meta or logits.shape != (1, 1, len(products)):
+        return None
+    found: Tensor = logits[0, 0].double()
+    return found
+
+
+class _Output:
+    """A decoder's output in any of transformers' forms; of everything but the hidden state there is none."""
+
+    def __init__(self, last_hidden_state: Tensor):
+        self.last_hidden_state = last_hidden_state
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.last_hidden_state,)[index]
+
+
+@contextmanager
+def _answering(module: nn.Module, answer: Any) -> Iterator[None]:
+    """Within the context the module's forward is `answer`."""
+    own = module.__dict__.get("forward")
+    module.forward = answer
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
+def _rounded(value: float) -> float:
+    """Without what the model's own float32 arithmetic added."""
+    return float(f"{value:.7g}")
+
+
+def _by_shape(products: Tensor, shape: LogitShape) -> Tensor:
+    scaled = products * shape.scale
+    return scaled if shape.cap is None else shape.cap * (scaled / shape.cap).tanh()

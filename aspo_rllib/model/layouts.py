@@ -1,0 +1,87 @@
+"""The three layouts of a micro-batch: how each lays rollouts into tensors, what that costs, and what stays together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from aspo_rllib.internals import attention_implementation, supports_attention_backend
+from aspo_rllib.model.packing import SEQUENCE_ATTENTION, Pack, pack_rows, pad_rows, share_prompts
+from aspo_rllib.types import Rollout
+
+Cost = Callable[[Sequence[int]], int]
+Units = Callable[[Sequence[Rollout], int], list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay the rollouts of a micro-batch into tensors.
+
+    pack: (prompts, completions, device) -> TokenBatch.
+    cost: tokens of a forward pass, from the tokens of its units.
+    units: which rollouts of a group, by their positions in it, always go through the same forward pass.
+    """
+
+    pack: Pack
+    cost: Cost
+    units: Units
+
+
+def padded_tokens(lengths: Sequence[int]) -> int:
+    """Tokens of a forward pass over right-padded rows: rows x longest row."""
+    return len(lengths) * max(lengths)
+
+
+def packed_tokens(lengths: Sequence[int]) -> int:
+    """Tokens of a forward pass over one row without padding."""
+    return sum(lengths)
+
+
+def single_rollouts(rollouts: Sequence[Rollout], max_tokens: int) -> list[list[int]]:
+    """Each rollout may go to any learner and micro-batch."""
+    return [[i] for i in range(len(rollouts))]
+
+
+def rollouts_of_one_prompt(rollouts: Sequence[Rollout], max_tokens: int) -> list[list[int]]:
+    """The rollouts of a group stay together, as many as fit into `max_tokens` with their prompt once."""
+    units: list[list[int]] = []
+    for i in range(len(rollouts)):
+        if units and shared_tokens([rollouts[k] for k in (*units[-1], i)]) <= max_tokens:
+            units[-1].append(i)
+        else:
+            units.append([i])
+    return units
+
+
+def shared_tokens(rollouts: Sequence[Rollout]) -> int:
+    """Tokens of rollouts of one prompt that stands in the row once."""
+    return len(rollouts[0].prompt_ids) + sum(len(r.completion_ids) for r in rollouts)
+
+
+LAYOUTS = {
+    "padded": Layout(pad_rows, padded_tokens, single_rollouts),
+    "packed": Layout(pack_rows, packed_tokens, single_rollouts),
+    "shared": Layout(share_prompts, packed_tokens, rollouts_of_one_prompt),
+}
+
+
+def resolve_layout(layout: str | None, hf_model: PreTrainedModel) -> str:
+    """A name in LAYOUTS: the one asked for, or for None "packed" where the model keeps packed rollouts apart.
+
+    Raises ValueError if one of a single row is asked for and the model's layers would mix the rollouts of a row, or
+    leave the copying of shared prompts to an attention that does not know of it.
+    """
+    others = set(getattr(hf_model.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if others:
+        obstacle = f"has {sorted(others)} layers"
+    elif not supports_attention_backend(hf_model):
+        obstacle = "brings its own attention"
+    elif layout == "shared" and attention_implementation(hf_model) != SEQUENCE_ATTENTION:
+        obstacle = f"uses {attention_implementation(hf_model)!r} attention"
+    else:
+        return layout or "packed"
+    if layout in ("packed", "shared"):
+        raise ValueError(f"layout={layout!r}: {type(hf_model).__name__} {obstacle}; use 'padded'.")
+    return "padded"

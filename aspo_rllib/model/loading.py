@@ -1,0 +1,55 @@
+"""A causal LM from its folder, whole: transformers fills weights that a checkpoint lacks with random ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+
+def load_causal_lm(model: str, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    """A folder's or hub id's model with the weights of its checkpoint. Raises ValueError if any is missing."""
+    return _load(model, {"dtype": dtype, "trust_remote_code": trust_remote_code})
+
+
+def check_weights(model: str, *, trust_remote_code: bool) -> None:
+    """Raise ValueError as `load_causal_lm` does; reads no weights, but the headers of their files."""
+    _load(model, {"trust_remote_code": trust_remote_code, "device_map": {"": "meta"}})
+
+
+def load_structure(model: str, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    """The same model without weights: its parameters are on the meta device."""
+    config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        hf_model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    return hf_model
+
+
+def _load(model: str, options: dict[str, Any]) -> PreTrainedModel:
+    # Only what transformers has after its own renaming, merging and tying tells which weights a checkpoint lacks.
+    load: Any = AutoModelForCausalLM.from_pretrained
+    hf_model: PreTrainedModel
+    info: dict[str, Any]
+    try:
+        hf_model, info = load(model, use_safetensors=True, output_loading_info=True, **options)
+    except RuntimeError as error:  # weights that transformers could not put together, as when one of many experts lacks
+        raise ValueError(
+            f"llm_model={model!r}: weights are missing in its checkpoint, or have shapes that its config.json does not "
+            f"allow ({_first_line(error)}). The table above, by transformers, has their names."
+        ) from error
+    for trouble, wrong in (("are missing", "missing_keys"), ("have other shapes", "mismatched_keys")):
+        if names := sorted(str(name) for name in info[wrong]):
+            unknown = sorted(info["unexpected_keys"])
+            hint = f" In it are other names, such as {unknown[0]!r}: is it of another class?" if unknown else ""
+            raise ValueError(
+                f"llm_model={model!r}: {len(names)} weights {trouble} in its checkpoint, such as {names[0]!r}; "
+                f"transformers would make them up.{hint} Take config.json and weights from one model, and all of them."
+            )
+    return hf_model
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""What generates: one interface, with vLLM or transformers behind it."""

@@ -1,0 +1,95 @@
+"""The interface of generation engines: submit, step, abort, load weights, sleep, close.
+
+`vllm_engine` and `hf_engine` implement it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished request: tokens as sampled, `[T]` int32, and their log-probabilities, `[T]` float32.
+
+    The tokens include the end token, if there is one. The log-probabilities belong to the distribution that was sampled
+    from, after temperature and top_p. At temperature 0, where nothing is sampled, they are those of temperature 1.
+    finish_reason: "stop" (one of the request's stop_token_ids was sampled) or "length".
+    """
+
+    request_id: str
+    completion_ids: np.ndarray
+    sampler_logprobs: np.ndarray
+    finish_reason: str
+
+
+class Engine(ABC):
+    """Generates completions for many requests at once; the weights can be replaced between two steps."""
+
+    @abstractmethod
+    def submit(
+        self,
+        request_id: str,
+        prompt_ids: np.ndarray,
+        *,
+        temperature: float,
+        top_p: float,
+        max_tokens: int,
+        stop_token_ids: Sequence[int],
+        seed: int | None = None,
+    ) -> None:
+        """Queue one completion of `prompt_ids`; `step` returns it when it is finished.
+
+        request_id: must differ from the ids of all unfinished requests.
+        prompt_ids: `[P]` ints, 1 <= P < the engine's max_model_len.
+        temperature: >= 0; 0 takes the most likely token.
+        top_p: in (0, 1].
+        max_tokens: length limit of the completion, >= 1. max_model_len limits prompt and completion together.
+        seed: with a seed, the completion depends only on the seed, the prompt and the weights, and not on other
+            requests. None: the engine's own random stream.
+        """
+
+    @abstractmethod
+    def step(self) -> list[Completion]:
+        """Run one engine step over all running requests; returns the completions that this step finished."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether any submitted request is unfinished."""
+
+    @abstractmethod
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Cancel these requests; `step` returns nothing for them."""
+
+    @abstractmethod
+    def load_weights(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
+        """Replace all weights and wake the engine. The tensors must stay in memory until this returns.
+
+        Unfinished requests continue with the new weights. Keys and values of their existing tokens are computed again
+        with the new weights.
+        """
+
+    @abstractmethod
+    def load_adapters(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
+        """Replace the LoRA adapters and wake the engine; all requests use them from then on.
+
+        named_tensors: the items of `lora.adapter_weights` of a policy.
+        """
+
+    @abstractmethod
+    def sleep(self) -> None:
+        """Release the device memory of weights and KV cache until new weights are loaded.
+
+        No request may be in progress. Only loading weights wakes the engine, so that an engine that is awake always has
+        complete weights. If only adapters are loaded, the base weights stay in host memory during the sleep.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the engine and its memory."""

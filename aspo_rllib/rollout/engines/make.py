@@ -1,0 +1,52 @@
+"""Creates the engine that a config selects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from aspo_rllib.config import placement
+from aspo_rllib.config.eval_sets import set_configs
+from aspo_rllib.config.settings import ASPOSettings
+from aspo_rllib.config.vllm_environment import CPU_KV_CACHE_BYTES
+from aspo_rllib.rollout.engines.engine import Engine
+
+
+def engine_seed(base_seed: int, worker_index: int) -> int:
+    """The seed of a runner's own random stream, in [0, 2**31). Mixed, not added: seed 0 of runner 2 is not seed 1 of
+    runner 1."""
+    return int(np.random.SeedSequence([base_seed, worker_index]).generate_state(1)[0] % 2**31)
+
+
+def make_engine(config: ASPOSettings, seed: int) -> Engine:
+    """Start the engine of one env runner. Its max_model_len covers training and every evaluation set.
+
+    seed: seed of requests that are submitted without their own seed.
+    """
+    settings: dict[str, Any] = {
+        "dtype": config.dtype,
+        "max_model_len": max(c.max_model_len for c in (config, *set_configs(config).values())),
+        "max_num_seqs": config.max_num_seqs,
+        "seed": seed,
+        "trust_remote_code": config.trust_remote_code,
+        "lora": config.lora,
+    }
+    # Each engine is imported only where it is used.
+    if config.engine == "transformers":
+        from aspo_rllib.rollout.engines.hf_engine import TransformersEngine
+
+        return TransformersEngine(config.base_model, **settings)
+    from aspo_rllib.rollout.engines.vllm_engine import VLLMEngine
+
+    on_cpu = not config.num_gpus_per_env_runner
+    with placement.turn_on_shared_gpu(config):
+        return VLLMEngine(
+            config.base_model,
+            kv_cache_memory_bytes=config.kv_cache_memory_bytes or (CPU_KV_CACHE_BYTES if on_cpu else None),
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            tensor_parallel_size=config.tensor_parallel_size,
+            can_sleep=placement.engine_sleeps(config),
+            transfer_backend=placement.transfer_backend(config),
+            **settings,
+        )

@@ -1,0 +1,231 @@
+"""The engine that generates with vLLM.
+
+vLLM runs inside the calling process, so that no child process can be lost and weights can be replaced between two
+steps. Only this module and `weights.vllm_transfer` import vLLM. This one does so when an engine is created, so that a
+driver or a learner does not need vLLM.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from aspo_rllib.config.vllm_environment import prepare_vllm
+from aspo_rllib.model.lora import MAX_RANK, max_rank, write_adapters
+from aspo_rllib.rollout.engines.engine import Completion, Engine
+
+if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
+
+# The LoRA ranks that vLLM has buffers for.
+_LORA_BUFFERS = (1, 8, 16, 32, 64, 128, 256, 320, MAX_RANK)
+
+
+class WeightLoader:
+    """vLLM worker extension that replaces all weights in place, between two engine steps."""
+
+    reload_weights: Callable[..., None]  # a method of the worker class; vLLM adds this class to its bases
+
+    def load(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
+        # reload_weights also rebuilds what the engine derived from the weights (packed matrices, the copy of a tied
+        # lm_head). model.load_weights would leave these silently stale.
+        self.reload_weights(weights_iterator=iter(named_tensors))
+
+
+class VLLMEngine(Engine):
+    """An engine that generates with vLLM.
+
+    model: folder or hub id of a Hugging Face causal LM.
+    dtype: "float32" or "bfloat16"; the checkpoint's dtype is never used as a default.
+    max_model_len: prompt + completion tokens of the longest request.
+    seed: seed of requests that are submitted without their own seed.
+    lora: keywords of peft.LoraConfig if the engine gets adapters; None if it gets all weights. On CPUs vLLM gathers the
+        adapters again for every token: a tiny model samples 2.5 times slower with adapters.
+    can_sleep: whether `sleep` will be called; GPUs only.
+    transfer_backend: the name of the vLLM weight-transfer engine that `join_transfer` sets up; None: no transfer.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str,
+        max_model_len: int,
+        max_num_seqs: int,
+        kv_cache_memory_bytes: int | None,
+        gpu_memory_utilization: float,
+        tensor_parallel_size: int,
+        seed: int,
+        trust_remote_code: bool = False,
+        lora: dict[str, Any] | None = None,
+        can_sleep: bool = False,
+        transfer_backend: str | None = None,
+    ):
+        prepare_vllm()
+        if not torch.cuda.is_available():
+            # For small CPU models, compilation takes longer than it saves.
+            os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+        from vllm import LLM, SamplingParams
+        from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import RequestOutputKind
+
+        self._sampling_params = SamplingParams
+        self._final_only = RequestOutputKind.FINAL_ONLY
+        self._lora_request = LoRARequest
+        self._lora = lora
+        self._adapters: LoRARequest | None = None  # the adapters of all requests that are submitted
+        self._llm = LLM(
+            model=model,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            kv_cache_memory_bytes=kv_cache_memory_bytes,
+            gpu_memory_utilization=gpu_memory_utilization,
+            tensor_parallel_size=tensor_parallel_size,
+            # By default vLLM would use its Ray executor inside a placement group.
+            distributed_executor_backend="uni" if tensor_parallel_size == 1 else "mp",
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+            load_format="safetensors",  # never a pickle
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            # The logprobs of the distribution that is sampled from, after temperature and top_p.
+            logprobs_mode="processed_logprobs",
+            worker_extension_cls=f"{__name__}.{WeightLoader.__name__}",
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            # With chunked prefill vLLM rewinds the generator of a request with a seed, which CPU generators do not
+            # support.
+            enable_chunked_prefill=torch.cuda.is_available(),
+            enable_sleep_mode=can_sleep,
+            weight_transfer_config=None if transfer_backend is None else {"backend": transfer_backend},
+            **_lora_options(lora),
+        )
+
+    def submit(
+        self,
+        request_id: str,
+        prompt_ids: np.ndarray,
+        *,
+        temperature: float,
+        top_p: float,
+        max_tokens: int,
+        stop_token_ids: Sequence[int],
+        seed: int | None = None,
+    ) -> None:
+        assert not self._llm.llm_engine.is_sleeping()
+        params = self._sampling_params(
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_tokens,
+            stop_token_ids=list(stop_token_ids),
+            ignore_eos=True,  # otherwise the end token of the model's config also stops it
+            seed=seed,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=self._final_only,
+            skip_clone=True,  # a deep copy per request takes as long as ten tokens of a small model
+        )
+        self._llm.llm_engine.add_request(
+            request_id, {"prompt_token_ids": prompt_ids.tolist()}, params, lora_request=self._adapters
+        )
+
+    def step(self) -> list[Completion]:
+        return [self._completion(out) for out in self._llm.llm_engine.step() if out.finished]
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._llm.llm_engine.has_unfinished_requests())
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        self._llm.llm_engine.abort_request(list(request_ids))
+
+    # ---- weights ---------------------------------------------------------------------------------------------
+
+    def load_weights(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
+        self._wake("weights")
+        self._llm.collective_rpc("load", args=(named_tensors,))
+        self._wake("kv_cache")
+        self._forget_prefixes()
+
+    def load_adapters(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
+        self._wake("weights")
+        # vLLM loads adapters only from a folder. It has read them when add_lora returns.
+        with tempfile.TemporaryDirectory(prefix="aspo-adapters-") as folder:
+            assert self._lora is not None
+            write_adapters(Path(folder), named_tensors, self._lora)
+            loaded = self._llm.llm_engine.add_lora(self._lora_request("policy", 1, folder, load_inplace=True))
+            assert loaded
+        # This is a new request object: with load_inplace every engine step would read the folder again.
+        self._adapters = self._lora_request("policy", 1, folder)
+        self._wake("kv_cache")
+        self._forget_prefixes()
+
+    def sleep(self) -> None:
+        assert not self.busy
+        # Level 2 discards the weights, level 1 keeps them in host memory.
+        self._llm.sleep(level=2 if self._lora is None else 1)
+
+    def _wake(self, part: str) -> None:
+        # The KV cache gets its memory last, after the temporary memory of loading was freed.
+        if self._llm.llm_engine.is_sleeping():
+            self._llm.wake_up([part])
+
+    def join_transfer(self, init_info: dict[str, Any]) -> None:
+        """Connect the engine's workers to the learner that sends. This replaces any earlier connection."""
+        if hasattr(self._llm, "shutdown_weight_transfer_engine"):  # since vLLM 0.27
+            self._llm.shutdown_weight_transfer_engine()
+        self._llm.init_weight_transfer_engine({"init_info": init_info})
+
+    def start_transfer(self) -> None:
+        """Wake the engine and begin a transfer. Do not step it until `finish_transfer`: its weights are unusable."""
+        self._wake("weights")
+        self._llm.start_weight_update()
+
+    def receive(self, update_info: dict[str, Any]) -> None:
+        """Receive a part of the weights from the learner; waits until it has arrived."""
+        self._llm.update_weights({"update_info": update_info})
+
+    def finish_transfer(self) -> None:
+        """End the transfer after all weights were received."""
+        self._llm.finish_weight_update()
+        self._wake("kv_cache")
+        self._forget_prefixes()
+
+    def _forget_prefixes(self) -> None:
+        # The prefix cache has keys and values from the old weights.
+        done = self._llm.reset_prefix_cache(reset_running_requests=True)
+        assert done
+
+    def close(self) -> None:
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+
+    @staticmethod
+    def _completion(out: RequestOutput) -> Completion:
+        sample = out.outputs[0]
+        logprobs = np.asarray(sample.logprobs.logprobs, dtype=np.float32)
+        assert len(logprobs) == len(sample.token_ids), (len(logprobs), len(sample.token_ids))
+        return Completion(
+            request_id=out.request_id,
+            completion_ids=np.asarray(sample.token_ids, dtype=np.int32),
+            sampler_logprobs=logprobs,
+            finish_reason=sample.finish_reason,
+        )
+
+
+def _lora_options(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """vLLM's options for one set of adapters, with the smallest LoRA buffers that are large enough."""
+    if settings is None:
+        return {}
+    rank = max_rank(settings)
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(size for size in _LORA_BUFFERS if size >= rank)}

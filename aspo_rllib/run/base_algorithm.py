@@ -1,0 +1,185 @@
+"""The base class of an algorithm on text rollouts: what RLlib and Tune need besides the training step in `aspo.py`."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    EPISODE_RETURN_MEAN,
+    EVALUATION_RESULTS,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+)
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from ray.train import Checkpoint
+
+from aspo_rllib.config.env_creators import EnvCreator, env_creator_of
+from aspo_rllib.config.settings import ASPOSettings
+from aspo_rllib.internals import checkpoint_of
+from aspo_rllib.learner.checkpoints import whole_folder
+from aspo_rllib.learner.group import ASPOLearnerGroup
+from aspo_rllib.rollout.stats import rollout_metrics
+from aspo_rllib.run import provenance
+from aspo_rllib.run.trial_folder import trial_folder
+from aspo_rllib.types import RolloutGroup
+from aspo_rllib.watchdog import watch
+
+HELD_OUT_ACCURACY = "held_out_accuracy"
+
+
+class TextAlgorithm(Algorithm):
+    """RLlib's Algorithm with the latest evaluation in every result, and with atomic checkpoints."""
+
+    config: ASPOSettings
+    metrics: MetricsLogger
+    env_runner_group: EnvRunnerGroup
+    learner_group: ASPOLearnerGroup
+    iterations_trained: int
+    weights_version: int
+    # Callbacks read these: the groups of the last batch, the advantages of the groups that were trained on (by
+    # position), and the groups of the last evaluation (by the set's name).
+    latest_groups: list[RolloutGroup]
+    latest_advantages: dict[int, np.ndarray]
+    latest_evaluation_groups: dict[str, list[RolloutGroup]]
+    _latest_evaluation: dict[str, Any]
+
+    def setup(self, config: ASPOSettings) -> None:  # type: ignore[override]
+        self.iterations_trained = self.weights_version = 0
+        self.latest_groups, self.latest_advantages = [], {}
+        self.latest_evaluation_groups, self._latest_evaluation = {}, {}
+        super().setup(config)
+
+    def on_checkpoint(self, checkpoint: str | Path | Checkpoint) -> None:
+        """Called after this algorithm was saved to the checkpoint, or restored from it."""
+
+    def step(self) -> dict[str, Any]:
+        """Run one iteration. Every result contains the latest evaluation, for Tune's schedulers and loggers."""
+        at_start: dict[str, Any] = {}
+        if self.iteration == 0 and self.config.evaluation_interval and self.config.evaluate_before_training:
+            self._latest_evaluation = {**self.evaluate(), "iteration": 0}
+            at_start = {f"{EVALUATION_RESULTS}_at_start": self._latest_evaluation}
+        # Otherwise RLlib would repeat the keys of this evaluation as NaN in every result.
+        self.metrics.delete(EVALUATION_RESULTS, key_error=False)  # type: ignore[arg-type]
+        results = super().step()
+        if EVALUATION_RESULTS in results:
+            self._latest_evaluation = {**results[EVALUATION_RESULTS], "iteration": self.iteration + 1}
+        if not self._latest_evaluation:
+            return results
+        # At the top, too, for CheckpointConfig(checkpoint_score_attribute=...), which finds no nested name.
+        latest = self._latest_evaluation
+        top = {HELD_OUT_ACCURACY: latest["accuracy"]} if "accuracy" in latest else {}
+        return {**results, **at_start, **top, EVALUATION_RESULTS: latest}
+
+    @staticmethod
+    def _get_env_id_and_creator(env_specifier: Any, config: AlgorithmConfig) -> tuple[Any, EnvCreator]:
+        assert env_specifier == config.env
+        return env_specifier, env_creator_of(config)
+
+    def __repr__(self) -> str:
+        # RLlib's version needs the config, which does not exist yet if __init__ raises. It would hide the first error.
+        if not self.config:
+            return type(self).__name__
+        return str(super().__repr__())  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:
+        return False  # evaluation runs on the training runners
+
+    # ---- logging ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        log_time = self.metrics.log_time(("time", f"{stage}_s"), reduce="mean", window=1)
+        with log_time, watch(f"training_step, {stage}", self.config.stage_timeout_s):
+            yield
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        _log_means(self.metrics, values)
+
+    def _log_groups(self, groups: Sequence[RolloutGroup]) -> None:
+        """Log the metrics of a batch, under our names and under the names that RLlib's users expect."""
+        metrics = rollout_metrics(groups)
+        rollouts = [r for g in groups for r in g.rollouts]
+        tokens = {
+            "tokens/completion": sum(len(r.completion_ids) for r in rollouts),
+            "tokens/prompt": sum(len(r.prompt_ids) for r in rollouts),
+        }
+        self._log(metrics | tokens | {f"{ENV_RUNNER_RESULTS}/{EPISODE_RETURN_MEAN}": metrics["reward/mean"]})
+        for name, reduce in (
+            (NUM_EPISODES, "sum"),
+            (NUM_ENV_STEPS_SAMPLED, "sum"),
+            (NUM_ENV_STEPS_SAMPLED_LIFETIME, "lifetime_sum"),
+        ):
+            self.metrics.log_value((ENV_RUNNER_RESULTS, name), len(rollouts), reduce=reduce)
+
+    def _log_runner_reports(self, reports: Collection[tuple[dict[str, Any], dict[str, float]]]) -> None:
+        """Log what users' callbacks logged on the runners, and the time of the slowest runner in each stage."""
+        self.metrics.aggregate([metrics for metrics, _ in reports], key=ENV_RUNNER_RESULTS)
+        for stage in ("generate_s", "grade_s"):
+            self._log({f"time/{stage}": max((times[stage] for _, times in reports), default=math.nan)})
+
+    def log_evaluation(self, results: Mapping[str, float]) -> None:
+        """Log the results of an evaluation under `evaluation/`."""
+        logger = MetricsLogger(root=False)
+        _log_means(logger, results)
+        self.metrics.aggregate([logger.reduce()], key=EVALUATION_RESULTS)
+
+    def _write_provenance(self, **facts: Any) -> None:
+        provenance.write(trial_folder(self), config=self.config.to_dict(), **facts)
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        return state | {"iterations_trained": self.iterations_trained, "latest_evaluation": self._latest_evaluation}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self.iterations_trained = state["iterations_trained"]
+        self._latest_evaluation = state["latest_evaluation"]
+
+    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
+        """Write a checkpoint atomically: RLlib's state, the learners' shards, and a loadable model.
+
+        transformers and vLLM can load `<path>/learner_group/hf`.
+        """
+        path = Path(path if path is not None else tempfile.mkdtemp()).resolve()
+        with whole_folder(path) as partial:
+            super().save_to_path(partial, **kwargs)
+        self.on_checkpoint(path)
+        return str(path)
+
+    # Tune calls these two. They call RLlib's methods with temporary folders; only here is the final checkpoint known.
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        result = super().save(checkpoint_dir)
+        assert result.checkpoint is not None
+        self.on_checkpoint(result.checkpoint)
+        return result
+
+    def restore(self, checkpoint_path: Any) -> None:
+        super().restore(checkpoint_path)
+        checkpoint = checkpoint_of(checkpoint_path)
+        assert checkpoint is not None
+        self.on_checkpoint(checkpoint)
+
+
+def _log_means(logger: MetricsLogger, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        logger.log_value(tuple(name.split("/")), float(value), reduce="mean", window=1)

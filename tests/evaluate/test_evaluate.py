@@ -1,0 +1,154 @@
+"""The command that evaluates a model on its own."""
+
+import json
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from aspo_rllib import TINY_MODEL
+from aspo_rllib.evaluate.__main__ import main
+from aspo_rllib.evaluate.samples import COLUMNS, completion_rows
+from aspo_rllib.evaluate.settings import Settings
+from aspo_rllib.evaluate.standalone import evaluate
+
+SETTINGS = Settings(
+    model=TINY_MODEL,
+    env="aspo/Arithmetic-v0",
+    env_config={"digits": 3, "split": "test"},
+    k=4,
+    limit=6,
+    temperature=0.8,
+    max_prompt_tokens=32,
+    max_completion_tokens=8,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(ray_session, tmp_path_factory):
+    """The folder of a whole evaluation, and its numbers."""
+    out = tmp_path_factory.mktemp("finished")
+    numbers = evaluate(SETTINGS, out)
+    return out, numbers
+
+
+def table(out):
+    return pd.read_parquet(out / "completions").sort_values(["index", "sample"]).reset_index(drop=True)
+
+
+def without_prompts(out, indices):
+    """Make the folder that of an evaluation that was interrupted before these prompts were kept."""
+    whole = table(out)
+    for path in (out / "completions").glob("*.parquet"):
+        path.unlink()
+    whole[~whole["index"].isin(indices)].to_parquet(out / "completions" / "kept.parquet")
+
+
+@pytest.mark.slow
+def test_every_completion_is_kept_and_counted(finished):
+    out, numbers = finished
+    rows = table(out)
+    assert list(rows.columns) == list(COLUMNS) and len(rows) == 6 * 4
+    assert rows.groupby("index")["sample"].apply(list).tolist() == [[0, 1, 2, 3]] * 6
+    assert numbers["accuracy"] == numbers["avg@4"] == rows["correct"].mean()
+    assert (numbers["num_prompts"], numbers["ungraded_prompts"], numbers["overlong_prompts"]) == (6, 0, 0)
+    assert json.loads((out / "results.json").read_text())["results"] == numbers
+
+
+@pytest.mark.slow
+def test_an_interrupted_evaluation_goes_on_to_the_same_result(finished):
+    out, numbers = finished
+    whole = table(out)
+    without_prompts(out, [1, 4, 5])
+    kept = (out / "completions" / "kept.parquet").stat().st_mtime_ns
+    assert evaluate(SETTINGS, out) == numbers
+    assert (out / "completions" / "kept.parquet").stat().st_mtime_ns == kept
+    pd.testing.assert_frame_equal(table(out), whole)
+
+
+@pytest.mark.slow
+def test_a_finished_evaluation_starts_no_engine_and_says_the_same(finished, capsys):
+    out, numbers = finished
+    flags = ["--model", TINY_MODEL, "--env", "aspo/Arithmetic-v0", "--k", "4", "--limit", "6", "--out", str(out)]
+    flags += ["--env-config", '{"digits": 3, "split": "test"}', "--max-prompt-tokens", "32"]
+    main([*flags, "--max-completion-tokens", "8"])
+    printed = capsys.readouterr().out
+    assert re.search(rf"^avg@4 +{numbers['avg@4']:.4g} ± {numbers['avg@4_se']:.2g}$", printed, re.MULTILINE)
+    with pytest.raises(SystemExit, match="max_completion_tokens=8, not 9"):
+        main([*flags, "--max-completion-tokens", "9"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": 1.0}, "temperature=0.8, not 1.0"),
+        ({"k": 8, "seed": 1}, "k=4, not 8; seed=0, not 1"),
+        ({"env_config": {"digits": 3}}, "env_config={'digits': 3, 'split': 'test'}, not {'digits': 3}"),
+    ],
+)
+def test_other_settings_are_refused(finished, changes, message):
+    out, _ = finished
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate(replace(SETTINGS, **changes), out)
+
+
+@pytest.mark.slow
+def test_other_weights_and_prompts_under_the_same_names_are_refused(finished):
+    out, _ = finished
+    begun = json.loads((out / "settings.json").read_text())
+    for name in ("weights", "prompts"):
+        (out / "settings.json").write_text(json.dumps(begun | {name: "others"}))
+        with pytest.raises(ValueError, match=f"was begun with {name}='others', not"):
+            evaluate(SETTINGS, out)
+    (out / "settings.json").write_text(json.dumps(begun))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": 0}, "group_size=0: expected an int >= 1"),
+        ({"temperature": 0.0}, "group_size=4 at temperature=0"),
+        ({"limit": 0}, "evaluation_duration=0: expected an int >= 1"),
+        ({"max_prompt_tokens": 2}, "all 6 prompts of the evaluation are longer"),
+        ({"env_config": {"digits": 0}}, "digits=0"),
+        ({"model": "./nowhere"}, "llm_model='./nowhere'"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_starts(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate(replace(SETTINGS, **changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoints_model_evaluates_as_inside_training(finished, make_config, tmp_path):
+    config = make_config()
+    config.evaluation(
+        evaluation_config={"env_config": {"split": "test"}, "group_size": 4, "temperature": 0.8},
+        evaluation_duration=12,
+    )
+    algo = config.build_algo()
+    try:
+        for _ in range(3):
+            algo.train()
+        inside = algo.evaluate()
+        inside_rows = pd.DataFrame(completion_rows(algo.latest_evaluation_groups["default"]))
+        path = algo.save_to_path(tmp_path / "checkpoint")
+    finally:
+        algo.stop()
+    settings = replace(SETTINGS, model=f"{path}/learner_group/hf", limit=12)
+    outside = evaluate(settings, tmp_path / "two_runners", num_env_runners=2)
+    assert table(tmp_path / "two_runners")["completion"].tolist() == inside_rows["completion"].tolist()
+    untrained = table(finished[0])  # of the first half of these prompts
+    assert untrained["index"].tolist() == inside_rows["index"][: len(untrained)].tolist()
+    assert untrained["completion"].tolist() != inside_rows["completion"][: len(untrained)].tolist()
+
+    def nested(name):
+        value = inside
+        for part in name.split("/"):
+            value = value[part]
+        return value
+
+    assert outside == {name: nested(name) for name in outside}

@@ -1,0 +1,48 @@
+"""The comparison of methods: runs, reports, and goes on where it stopped."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def compare(results: Path, *arguments: str) -> str:
+    # The transformers engine starts in half of vLLM's time.
+    smoke = ("--smoke", "--engine", "transformers", "--results", str(results))
+    command = [sys.executable, "tuned_examples/aspo_vs_grpo.py", *smoke, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def trials(results: Path) -> list[list[dict]]:
+    files = sorted(results.glob("aspo_vs_grpo/*/result.json"))
+    return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+
+
+@pytest.mark.slow
+def test_the_comparison_runs_reports_and_restores(tmp_path):
+    output = compare(tmp_path)
+    assert "2 methods x 1 learning rate(s) x 2 seeds = 4 trials of 2 iterations" in output
+    runs = trials(tmp_path)
+    assert [len(run) for run in runs] == [2] * 4
+    assert {run[0]["config"]["engine"] for run in runs} == {"transformers"}
+    points = {(run[0]["config"]["loss"], run[0]["config"]["seed"]) for run in runs}
+    assert points == {(loss, seed) for loss in ("aspo", "grpo") for seed in (0, 1)}
+    # Paired: before training, trials of one seed see the same completions of the same prompts.
+    for seed in (0, 1):
+        first = [run[0] for run in runs if run[0]["config"]["seed"] == seed]
+        assert first[0]["evaluation_at_start"] == first[1]["evaluation_at_start"]
+        assert first[0]["reward"] == first[1]["reward"] and first[0]["length"] == first[1]["length"]
+
+    report = tmp_path / "aspo_vs_grpo" / "report"
+    assert "No difference shown" in (report / "report.html").read_text()  # two pairs cannot show one
+    assert (report / "token_weights.png").exists()
+
+    compare(tmp_path, "--resume")
+    assert trials(tmp_path) == runs
