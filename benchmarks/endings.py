@@ -1,4 +1,4 @@
-"""The bundled model, made to end its completions in a way that a benchmark can count on."""
+"""Variants of the bundled model whose completions end in a controlled way, for benchmarks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from aspo_rllib import TINY_MODEL
 
-END_TOKENS = [1, 5, 6, 7, 8, 9]  # of 261; which ones does not matter, but none of them stands in a prompt
-LATENESS = 16.0  # with END_TOKENS and a cut at 192: a tenth has up to 13 tokens, a tenth from 131 on, the mean is 62
+END_TOKENS = [1, 5, 6, 7, 8, 9]  # of 261 tokens; any tokens that do not occur in a prompt
+LATENESS = 16.0  # with END_TOKENS and a limit of 192: 10% have up to 13 tokens, 10% have 131 or more, the mean is 62
 
 Ending = Callable[[PreTrainedModel, PreTrainedTokenizerBase], list[int]]
 
 
 def save_model(folder: Path, ending: Ending) -> None:
-    """For both systems of a comparison to load. ending: prepares the model and tells which tokens end a completion."""
+    """Save a model that both systems of a comparison load.
+
+    ending: changes the model's weights and returns the tokens that end a completion.
+    """
     model = AutoModelForCausalLM.from_pretrained(TINY_MODEL, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
     ends = ending(model, tokenizer)
@@ -28,7 +31,7 @@ def save_model(folder: Path, ending: Ending) -> None:
 
 
 def never_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The end token is one that the model has no logit for: every completion is as long as it may be."""
+    """Use an end token for which the model has no logit, so that every completion has the maximal length."""
     tokenizer.add_special_tokens({"eos_token": "<|never|>"})
     assert tokenizer.eos_token_id >= model.config.vocab_size
     return [tokenizer.eos_token_id]
@@ -36,11 +39,11 @@ def never_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 
 @torch.no_grad()
 def ends_at_random(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Draws all tokens alike, but an end token at position t less often by exp(-LATENESS / t).
+    """Give all tokens the same probability, but reduce that of an end token at position t by exp(-LATENESS / t).
 
-    Without that, lengths would be geometric: from a tenth to nine tenths of them they would spread 22:1. With it they
-    spread 10:1. A few hundred steps at a small learning rate do not change that: where the weights on both sides of a
-    product are 0, neither has a gradient.
+    Without this factor, lengths would be geometric, with a ratio of 22:1 between the 90% and the 10% quantile. With it
+    the ratio is 10:1. A few hundred steps with a small learning rate do not change this, because a product has no
+    gradient if the weights on both sides are 0.
     """
     width = model.config.hidden_size
     for parameter in model.parameters():
@@ -49,13 +52,13 @@ def ends_at_random(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     decoder.norm.weight.fill_(1.0)
     attention = decoder.layers[0].self_attn
     decoder.layers[0].input_layernorm.weight.fill_(1.0)
-    # The first token of every prompt, and of none other, has a 1 at place 1. Attention looks at all tokens alike
-    # (queries are 0), so that 1 / t comes out of it, at place 2; the head is the embedding, tied.
+    # Only the first token of every prompt has a 1 in dimension 1. Attention is uniform (queries are 0), so that its
+    # output in dimension 2 is 1 / t. The head is tied to the embedding.
     first = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=True, return_dict=False)[0]
     embedding = model.get_input_embeddings().weight
     embedding[:, 0] = 1.0
-    embedding[first] = torch.eye(width)[1]  # it is never drawn: its logit lacks what all others have
+    embedding[first] = torch.eye(width)[1]  # it is never drawn: its logit lacks the constant of all others
     attention.v_proj.weight[0, 1] = 1.0
-    attention.o_proj.weight[2, 0] = 1.0 / width**0.5  # undoes the norm before it
-    embedding[END_TOKENS, 2] = -LATENESS / width**0.5  # undoes the last norm
+    attention.o_proj.weight[2, 0] = 1.0 / width**0.5  # compensates the norm before it
+    embedding[END_TOKENS, 2] = -LATENESS / width**0.5  # compensates the last norm
     return list(END_TOKENS)

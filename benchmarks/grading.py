@@ -1,11 +1,12 @@
-"""Graders: math answers and code programs per second on one core, beside math-verify alone and a plain subprocess.
+"""Graders: math answers and programs per second on one core, compared with math-verify alone and a plain subprocess.
 
     python benchmarks/grading.py                   # both
     python benchmarks/grading.py math --pairs 500  # a small run
+    python benchmarks/grading.py --data gsm8k.jsonl  # verdicts on the rows of a data file, and their rate
 
-Math: completions of about 2,000 characters that end in a box, two thirds of them right; no answer occurs twice, so that
-the grader's cache plays no part. Code: one program, three tests by stdin; "subprocess" starts a fresh, unprotected
-interpreter per test. Repeats are interleaved; figures are medians. Both graders are warmed up first.
+Math: completions of about 2,000 characters that end in a box, two thirds of them right. No answer occurs twice, so that
+the grader's cache has no effect. Code: one program, three tests by stdin; "subprocess" starts a new interpreter without
+protection per test. Repeats are interleaved and results are medians. Both graders are warmed up first.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from math_verify import parse, verify
 from timing import timed
 
 from envs.grading.answers import CodeTests, MathAnswer
+from envs.grading.check import check
 from envs.grading.code.grader import CodeGrader
 from envs.grading.math.grader import MathGrader
 
@@ -33,7 +35,7 @@ TESTS = CodeTests(
 
 
 def math_pairs(count: int, seed: int) -> list[tuple[str, str]]:
-    """Pairs (gold, completion): the kinds of answers of public math sets, in about their proportions."""
+    """Pairs (gold, completion) with the kinds of answers of public math sets, in similar proportions."""
     rng = random.Random(seed)
     kinds = [
         (50, lambda n: (f"{n}", f"{n}")),
@@ -60,18 +62,18 @@ def math_pairs(count: int, seed: int) -> list[tuple[str, str]]:
 
 
 def bare_math_verify(gold: str, text: str) -> bool:
-    """math-verify without time limits, the gold in the box that it needs."""
+    """The verdict of math-verify without time limits, which needs the gold in a box."""
     boxed_gold = parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
     return verify(boxed_gold, parse(text, parsing_timeout=None), timeout_seconds=None)
 
 
 def last_line(completion: str) -> str:
-    """The line with the box: what a kinder baseline reads."""
+    """The line with the box, for a faster baseline that reads only this line."""
     return completion.rpartition("\n")[2]
 
 
 def subprocess_grade(tests: CodeTests, program: str) -> bool:
-    """A fresh interpreter per test, no protection."""
+    """Run a program in a new interpreter per test, without protection."""
     for given, expected in zip(tests.inputs, tests.outputs, strict=True):
         done = subprocess.run([sys.executable, "-c", program], input=given, capture_output=True, text=True, timeout=10)
         if done.stdout.split() != expected.split():
@@ -80,7 +82,7 @@ def subprocess_grade(tests: CodeTests, program: str) -> bool:
 
 
 def rates(ways: dict[str, Callable[[int], Sequence[bool]]], repeats: int) -> dict[str, float]:
-    """Median items per second of each way, repeats taking turns; `way(r)` does the r-th share and returns verdicts."""
+    """Median items per second of each way. Repeats are interleaved; `way(r)` grades the r-th share of the items."""
     measured: dict[str, list[float]] = {name: [] for name in ways}
     for r in range(repeats):
         for name, way in ways.items():
@@ -90,7 +92,7 @@ def rates(ways: dict[str, Callable[[int], Sequence[bool]]], repeats: int) -> dic
 
 
 def report(title: str, measured: dict[str, float]) -> None:
-    """One table; the last way is the baseline."""
+    """Print one table; the last way is the baseline."""
     baseline = list(measured.values())[-1]
     print(f"\n| {title} | per second | / baseline |\n|---|---|---|")
     for name, rate in measured.items():
@@ -98,8 +100,8 @@ def report(title: str, measured: dict[str, float]) -> None:
 
 
 def run_math(num_pairs: int, repeats: int) -> None:
-    """Distinct pairs for every repeat of the grader; the baselines take some of them."""
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of every call without a time limit
+    """Measure math. The grader gets different pairs in every repeat; the baselines get some of them."""
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns about every call without a time limit
     shares = [math_pairs(num_pairs * repeats, seed=0)[r::repeats] for r in range(repeats)]
     with MathGrader() as grader:
         grader.grade(MathAnswer(("x^2+1",)), r"\boxed{\sin(x)+x^3}")  # starts the child process
@@ -119,7 +121,7 @@ def run_math(num_pairs: int, repeats: int) -> None:
 
 
 def run_code(num_programs: int, repeats: int) -> None:
-    """The same right program again and again: nothing is remembered between runs."""
+    """Measure code with the same right program in every run; no result is cached between runs."""
     with CodeGrader() as grader:
         assert grader.grade_program(TESTS, PROGRAM).correct
         report(
@@ -134,13 +136,28 @@ def run_code(num_programs: int, repeats: int) -> None:
         )
 
 
+def run_data(path: str) -> None:
+    """Grade the golds and solutions of a data file; print the rows with wrong verdicts, and the rate."""
+    seconds, checks = timed(lambda: check(path))
+    for each in checks:
+        print(each)
+        for row, seen in each.disagreeing:
+            print(f"  {row}: {seen[:200]}")
+    judged = sum(each.total for each in checks[1:])
+    print(f"{judged} verdicts in {seconds:.2f} s: {judged / seconds:,.0f} a second, reading the file included")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", choices=["math", "code", []], help="what to measure; default: both")
     parser.add_argument("--pairs", type=int, default=5000)
     parser.add_argument("--programs", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--data", metavar="FILE", help="a data file whose rows are judged, instead")
     args = parser.parse_args()
+    if args.data:
+        run_data(args.data)
+        return
     if not args.kinds or "math" in args.kinds:
         run_math(args.pairs, args.repeats)
     if not args.kinds or "code" in args.kinds:

@@ -1,11 +1,12 @@
-"""How an update's time and memory grow with its tokens, for one and for two learners.
+"""How the time and memory of an update grow with the number of tokens, for one and for two learners.
 
     python benchmarks/growth.py                        # 2k, 8k and 32k tokens
     python benchmarks/growth.py --tokens 1024 2048     # a small run
 
-Each learner is a real actor (two: FSDP2 over gloo) and does one whole update: old logprobs, one epoch of one optimizer
-step. The longest rollout and the micro-batch budget stay fixed, so memory should stay flat and time grow in proportion.
-Memory is the process's resident high-water mark during the update, that of the largest learner, libraries included.
+Each learner is an actor (two learners use FSDP2 over gloo) and runs one whole update: old logprobs, and one epoch with
+one optimizer step. The longest rollout and the micro-batch budget are fixed, so that memory should stay constant and
+time should be proportional to tokens. Memory is the peak resident memory of the process during the update, with its
+libraries, of the learner that uses most.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from timing import seconds_of
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
-from aspo_rllib.batching import COSTS, build_train_batches
+from aspo_rllib.learner.batching import build_train_batches
+from aspo_rllib.model.layouts import LAYOUTS
 from aspo_rllib.types import Rollout, RolloutGroup
 from envs.text_env import TextSpace
 
@@ -46,7 +48,7 @@ def make_group(num_tokens: int) -> RolloutGroup:
 
 
 def measure(config: ASPOConfig, num_learners: int, sizes: list[int], repeats: int) -> dict[int, tuple[float, int]]:
-    """tokens -> (median seconds, peak bytes) of an update."""
+    """Measure updates; returns tokens -> (median seconds, peak bytes)."""
     config = config.copy(copy_frozen=False).learners(num_learners=num_learners)
     config.validate()
     learners = config.build_learner_group(spaces={DEFAULT_MODULE_ID: (TextSpace(), TextSpace())})
@@ -59,7 +61,7 @@ def measure(config: ASPOConfig, num_learners: int, sizes: list[int], repeats: in
             num_learners=num_learners,
             minibatch_prompts=1,
             max_tokens_per_microbatch=config.max_tokens_per_microbatch,
-            cost=COSTS[config.layout],
+            layout=LAYOUTS[config.layout],
         )
         seconds, peaks = [], []
         for _ in range(repeats + 1):

@@ -1,12 +1,13 @@
-"""What an iteration costs beside its parts: a bare vLLM `generate` and a bare update by the learner.
+"""The time of an iteration compared with its parts: a bare vLLM `generate` and a bare update by the learner.
 
     python benchmarks/iteration.py                  # 64 prompts x 16 on the bundled model
     python benchmarks/iteration.py --prompts 8      # a small run
 
-One runner and one learner, each in a process of its own. Rounds are interleaved: a whole iteration, then, by the very
-same engine and learner, the update on the same batch, the runner's sampling of it with grading, and `LLM.generate` on
-as many completions. After that come iterations of a run that overlaps the two (max_staleness=1). As bare `generate`
-does, all draw from the engine's own random stream (seed_completions=False); what seeds cost has a row of its own.
+One runner and one learner run in separate processes. Each round has a whole iteration, and then, with the same engine
+and learner, the update on the same batch, the runner's sampling of it with grading, and `LLM.generate` with the same
+number of completions. After these rounds come iterations of a run with overlapped sampling (max_staleness=1). All of
+them use the engine's own random stream, as bare `generate` does (seed_completions=False). The cost of seeds has a
+separate row.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from timing import seconds_of, timed
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
-from aspo_rllib.batching import COSTS, UNITS, build_train_batches
+from aspo_rllib.learner.batching import build_train_batches
+from aspo_rllib.model.layouts import LAYOUTS
 from aspo_rllib.types import Rollout, RolloutGroup
 
 
@@ -42,12 +44,12 @@ def make_config(prompts: int, tokens: int, max_staleness: int) -> ASPOConfig:
 
 
 def never_stop(runner) -> None:
-    """All completions are as long as they may be, so that every repeat has the same work to do."""
+    """Give all completions the maximal length, so that every repeat has the same work."""
     runner.stop_token_ids.clear()
 
 
 def bare_generate(prompts: list[list[int]], group_size: int, max_tokens: int, runner) -> float:
-    """Seconds that vLLM alone takes for these prompts, asked as its documentation says."""
+    """Seconds of vLLM alone for these prompts, called in the way that its documentation shows."""
     from vllm import SamplingParams
 
     params = SamplingParams(
@@ -79,13 +81,12 @@ def one_round(algo: Algorithm, round_number: int) -> dict[str, float]:
         num_learners=1,
         minibatch_prompts=config.minibatch_prompts,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
-        cost=COSTS[algo._layout],
-        units=UNITS[algo._layout],
+        layout=LAYOUTS[algo.layout],
     )
     seconds["learn"] = seconds_of(lambda: algo.learner_group.update(batches=batches))
     prompts = [g.rollouts[0].prompt_ids.tolist() for g in groups]
     size, tokens = config.group_size, config.max_completion_tokens
-    tasks = [(10**6 * (round_number + 1) + g.position, g.index) for g in groups]  # other seeds than training's
+    tasks = [(10**6 * (round_number + 1) + g.position, g.index) for g in groups]  # seeds other than training's
     seeded = config.copy(copy_frozen=False).sampling(seed_completions=True)
     ways = deque(
         {
@@ -94,7 +95,7 @@ def one_round(algo: Algorithm, round_number: int) -> dict[str, float]:
             "generate": partial(bare_generate, prompts, size, tokens),
         }.items()
     )
-    ways.rotate(round_number)  # the first one finds a process that has idled
+    ways.rotate(round_number)  # the first one is measured on a process that was idle
     for name, way in ways:
         seconds[name] = on_runner(algo, way)
         on_runner(algo, lambda runner: runner.engine._forget_prefixes())
@@ -102,9 +103,9 @@ def one_round(algo: Algorithm, round_number: int) -> dict[str, float]:
 
 
 def driver_seconds(repeats: int) -> float:
-    """Median seconds in which the driver gets 512 rollouts of 1,000 tokens, makes batches and metrics, sends them."""
-    from aspo_rllib.advantages import group_advantages
-    from aspo_rllib.metrics import rollout_metrics, staleness_metrics
+    """Median seconds in which the driver gets 512 rollouts of 1,000 tokens, builds batches and metrics, and sends."""
+    from aspo_rllib.learner.advantages import grpo
+    from aspo_rllib.rollout.stats import rollout_metrics, staleness_metrics
 
     rng = np.random.default_rng(0)
     prompt = rng.integers(0, 100, 100).astype(np.int32)
@@ -124,10 +125,10 @@ def driver_seconds(repeats: int) -> float:
 
     def work() -> None:
         groups = ray.get(ref)
-        advantages = [group_advantages([[r.reward for r in g.rollouts]], normalize_std=True)[0] for g in groups]
+        advantages = [grpo(np.array([r.reward for r in g.rollouts])) for g in groups]
         batches = build_train_batches(
             groups, advantages, num_learners=2, minibatch_prompts=8, max_tokens_per_microbatch=16384,
-            cost=COSTS["packed"],
+            layout=LAYOUTS["packed"],
         )  # fmt: skip
         rollout_metrics(groups), staleness_metrics(groups, 0)
         [ray.put(batch) for batch in batches]
@@ -175,7 +176,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     alone = median_round(make_config(args.prompts, args.tokens, max_staleness=0), one_round, args.repeats)
-    # Nothing may come between two iterations: the runner would get ahead meanwhile.
+    # No other work may run between two iterations, because the runner would sample further ahead in that time.
     overlapped = median_round(
         make_config(args.prompts, args.tokens, max_staleness=1),
         lambda algo, n: {"iteration": seconds_of(algo.train)},

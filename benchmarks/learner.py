@@ -3,10 +3,10 @@
     python benchmarks/learner.py                  # 16 rollouts of 64 to 640 tokens, a model of 12M parameters
     python benchmarks/learner.py --rollouts 4     # a small run
 
-learner: ASPOTorchLearner's own step (forward, loss, backward, clipping, AdamW), packed and padded.
-bare: model(ids) for each rollout by itself, log-softmax, backward; then clipping and AdamW. No padding, nothing else.
+learner: the step of ASPOTorchLearner (forward, loss, backward, clipping, AdamW), packed and padded.
+bare: model(ids) for each rollout separately, log-softmax, backward; then clipping and AdamW. There is no padding.
 naive: all rollouts right-padded to the longest, whole logits, one backward; then clipping and AdamW.
-All in one process on the same tokens; repeats are interleaved and times are medians.
+All run in one process on the same tokens. Repeats are interleaved and times are medians.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from timing import seconds_of, take_turns
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from aspo_rllib import ASPOConfig
-from aspo_rllib.batching import COSTS, build_train_batches
-from aspo_rllib.learner import ASPOTorchLearner
-from aspo_rllib.metrics import Tally
+from aspo_rllib.learner.batching import build_train_batches
+from aspo_rllib.learner.learner import ASPOTorchLearner
+from aspo_rllib.learner.tally import Tally
+from aspo_rllib.model.layouts import LAYOUTS
 from aspo_rllib.types import Rollout, RolloutGroup
 from envs.text_env import TextSpace
 
@@ -59,7 +60,7 @@ class Learner:
             num_learners=1,
             minibatch_prompts=1,
             max_tokens_per_microbatch=config.max_tokens_per_microbatch,
-            cost=COSTS[layout],
+            layout=LAYOUTS[layout],
         )
         self.learner.tally = Tally()
         self.microbatches = self.learner._cut(batch, batch.minibatches[0])
@@ -69,7 +70,7 @@ class Learner:
 
 
 class Bare:
-    """transformers and torch, nothing else. padded: one batch of right-padded rows instead of one row at a time."""
+    """Only transformers and torch. padded: one batch of right-padded rows instead of one row at a time."""
 
     def __init__(self, folder: str, rollouts: list[Rollout], padded: bool):
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -1,12 +1,12 @@
-"""The head in tiles against the plain way: time and peak memory of forward + backward, entropy included.
+"""The head in tiles compared with the plain method: time and peak memory of forward + backward, including entropy.
 
-    python benchmarks/logprobs.py                       # the full size; the plain way runs on as many positions as fit
+    python benchmarks/logprobs.py                       # full size; the plain method gets as many positions as fit
     python benchmarks/logprobs.py --positions 1024      # a small run
 
-Both ways get the same hidden states `[N, 896]`, head `[151936, 896]` and loss, a weighted sum of log-probabilities and
-entropies. Repeats are interleaved; times are medians. Peak memory is the process's high-water mark (resident set on
-CPU, allocated bytes on GPU) over what was resident before the call: both gradients (head: 0.54 GB) are part of it. It
-is compared with the plain way's logits alone, `positions x vocabulary x 4` bytes: one of its arrays.
+Both methods get the same hidden states `[N, 896]`, head `[151936, 896]` and loss, a weighted sum of log-probabilities
+and entropies. Repeats are interleaved and times are medians. Peak memory is the process's peak (resident memory on CPU,
+allocated bytes on GPU) minus the memory before the call; it includes both gradients (head: 0.54 GB). It is compared
+with the size of the plain method's logits, `positions x vocabulary x 4` bytes, which is only one of its arrays.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import torch
 from timing import take_turns
 from torch import Tensor
 
-from aspo_rllib.logprobs import linear_logprobs, token_logprobs
+from aspo_rllib.model.logprobs import linear_logprobs, token_logprobs
 
-PLAIN_ARRAYS = 6  # logits-sized arrays alive at the plain way's peak: what must fit for it to run
+PLAIN_ARRAYS = 6  # arrays of the size of the logits at the peak of the plain method, which must fit into memory
 
 
 def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """What the tiles replace."""
+    """The plain method, which the tiles replace."""
     return token_logprobs(torch.nn.functional.linear(hidden, weight), targets)
 
 
 def forward_backward(method: Callable, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[float, int]:
-    """Seconds, and peak bytes over those resident before, of one forward and backward pass."""
+    """Seconds, and peak bytes above those resident before, of one forward and backward pass."""
     hidden, weight = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
     reset_peak(hidden.device)
     before, start = resident(hidden.device), time.perf_counter()
@@ -46,7 +46,7 @@ def forward_backward(method: Callable, hidden: Tensor, weight: Tensor, targets: 
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget the high-water mark."""
+    """Reset the peak."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -60,12 +60,12 @@ def resident(device: torch.device) -> int:
 
 
 def peak(device: torch.device) -> int:
-    """Most bytes in use since `reset_peak`."""
+    """The largest number of bytes in use since `reset_peak`."""
     return torch.cuda.max_memory_allocated() if device.type == "cuda" else memory_peak.peak_bytes()
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken."""
+    """Bytes that can still be allocated."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info()[0]
     with open("/proc/meminfo") as info:
@@ -73,7 +73,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def interleaved(methods: dict[str, Callable], inputs: tuple, repeats: int) -> dict[str, tuple[float, int]]:
-    """Median seconds and largest peak of each method; the repeats take turns, after one that does not count."""
+    """Median seconds and largest peak of each method. Repeats are interleaved, after a warm-up."""
     runs = take_turns({name: partial(forward_backward, method, *inputs) for name, method in methods.items()}, repeats)
     return {n: (statistics.median(t for t, _ in r), max(m for _, m in r)) for n, r in runs.items()}
 
@@ -81,7 +81,7 @@ def interleaved(methods: dict[str, Callable], inputs: tuple, repeats: int) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--positions", type=int, default=8192)
-    parser.add_argument("--plain-positions", type=int, help="positions of the plain way; default: what fits in memory")
+    parser.add_argument("--plain-positions", type=int, help="positions of the plain method; default: as many as fit")
     parser.add_argument("--hidden", type=int, default=896)
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,4 +1,4 @@
-"""The calling process's resident memory and its high-water mark."""
+"""The resident memory of the calling process and its peak."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """Most bytes that were resident since `reset_peak`."""
+    """The largest number of resident bytes since `reset_peak`."""
     return _status("VmHWM:")
 
 
 def reset_peak() -> None:
-    """Forget the high-water mark."""
+    """Reset the peak."""
     with open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")
 

@@ -1,13 +1,13 @@
-"""Layouts and attentions against each other: time of forward + backward over rollouts whose lengths spread 10:1.
+"""Compares layouts and attentions: time of forward + backward over rollouts whose lengths spread 10:1.
 
     python benchmarks/packing.py                    # 8 rollouts, a model of 30M parameters
     python benchmarks/packing.py --rollouts 4       # a small run
     python benchmarks/packing.py --rollouts 16 --group-size 8 --prompt-tokens 256
 
-padded: right-padded rows. packed: one row, attention sequence by sequence. shared: packed, a prompt once for each
---group-size rollouts. packed, mask: the packed row with transformers' own "sdpa", which masks all pairs of its tokens.
-one by one: a forward and backward pass for each rollout. All give the same gradient. Repeats are interleaved; times are
-medians.
+padded: right-padded rows. packed: one row, with attention sequence by sequence. shared: packed, with one prompt for
+each --group-size rollouts. packed, mask: the packed row with transformers' own "sdpa", which masks all pairs of tokens.
+one by one: a forward and backward pass for each rollout. All give the same gradient. Repeats are interleaved and times
+are medians.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import torch
 from timing import take_turns
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from aspo_rllib.model import Policy
-from aspo_rllib.packing import SEQUENCE_ATTENTION, Layout, pack_rows, pad_rows, share_prompts
+from aspo_rllib.model.packing import SEQUENCE_ATTENTION, Pack, pack_rows, pad_rows, share_prompts
+from aspo_rllib.model.policy import Policy
 
 
-def seconds(policy: Policy, layout: Layout, batches: list, attention: str, device: str) -> float:
-    """Time of forward and backward over each of `batches`, (prompts, completions) pairs."""
+def seconds(policy: Policy, layout: Pack, batches: list, attention: str, device: str) -> float:
+    """Seconds of forward and backward over all `batches`, which are pairs (prompts, completions)."""
     policy.hf_model.set_attn_implementation(attention)
     policy.zero_grad()
     start = time.perf_counter()

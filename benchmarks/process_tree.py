@@ -1,4 +1,4 @@
-"""What a process and all below it take: CPU seconds and memory."""
+"""CPU seconds and memory of a process and all its descendants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from threading import Event, Thread
 
 import psutil
 
-MEMORY_POLL_S = 0.5  # a look costs 50 ms and more: the kernel walks all page tables
+MEMORY_POLL_S = 0.5  # one measurement takes 50 ms and more, because the kernel walks all page tables
 
 
 def processes(pid: int) -> list[psutil.Process]:
@@ -19,19 +19,19 @@ def processes(pid: int) -> list[psutil.Process]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time, that of processes below it which have ended included."""
+    """User and system time, including that of descendants which have ended."""
     total = 0.0
     for process in processes(pid):
         with suppress(psutil.NoSuchProcess):
-            total += sum(process.cpu_times()[:4])  # its own, and that of its children that have ended
+            total += sum(process.cpu_times()[:4])  # its own time, and the time of its children that have ended
     return total
 
 
 def own_bytes(pid: int) -> int:
-    """Memory that belongs to no file; what several processes share, like Ray's object store, counts once."""
+    """Memory without files. Memory that several processes share, such as Ray's object store, counts once."""
     total = 0
     for process in processes(pid):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError):  # the process has ended
             for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
                 if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                     total += int(line.split()[1]) * 1024
@@ -39,9 +39,9 @@ def own_bytes(pid: int) -> int:
 
 
 def file_bytes(pid: int) -> int:
-    """Memory that holds files, libraries above all; what several processes share counts once.
+    """Memory of mapped files, mostly libraries. Memory that several processes share counts once.
 
-    Not their proportional shares, which would depend on what other programs happen to run.
+    Proportional shares are not used, because they would depend on the other programs that run.
     """
     largest: Counter[str] = Counter()
     for process in processes(pid):
@@ -54,7 +54,7 @@ def file_bytes(pid: int) -> int:
 
 @contextmanager
 def watch_own_bytes(pid: int) -> Iterator[list[int]]:
-    """Looks at `own_bytes` again and again; the list has what was found."""
+    """Measure `own_bytes` repeatedly inside the context; the list gets the values."""
     found, ended = [own_bytes(pid)], Event()
 
     def poll() -> None:

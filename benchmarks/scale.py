@@ -1,17 +1,18 @@
-"""A model of scale: seconds per iteration on 1 to 1,024 GPUs, what they come from, and where more GPUs stop helping.
+"""A model of scaling: seconds per iteration on 1 to 1,024 GPUs, their parts, and where more GPUs stop helping.
 
     python benchmarks/scale.py --assume h200-1.5b          # the paper's run, from published and assumed figures
     python benchmarks/scale.py --measure parts.json        # this machine's figures: the bundled model on CPU cores
-    python benchmarks/scale.py --parts parts.json --check  # prediction against real runs, as far as this machine goes
+    python benchmarks/scale.py --parts parts.json --check  # prediction and real runs, for sizes that fit this machine
 
-The simulation and what it leaves out are in scale_model.py, the measurements in scale_measure.py. For each number of
-GPUs the table has the fastest split into engines and learners (a power of two of them); both together may be fewer than
-the GPUs where more do not help. "effic." is the speed over that of as many single GPUs that generate and learn in turn.
-The bottleneck is the part without which the iteration would be shortest: "slowest completion": all lengths at their
-mean; "small batch per engine": then no fixed cost of a decode step; "generation": then no cost of a token either.
+The simulation and its simplifications are in scale_model.py, the measurements in scale_measure.py. For each number of
+GPUs the table has the fastest split into engines and learners, whose numbers are powers of two. Together they may use
+fewer GPUs, if more do not help. "effic." is the speed divided by that of the same number of single GPUs that generate
+and learn in turn. The bottleneck is the part whose removal shortens the iteration most: "slowest completion" sets all
+lengths to their mean; "small batch per engine" also removes the fixed cost of a decode step; "generation" also removes
+the cost of a token.
 
---measure runs real iterations of a tiny model at a few sizes and fits the parts to them; --check predicts other sizes
-and runs these, too. A "GPU" is a core then: the check needs two of them, and an idle machine.
+--measure runs real iterations of a tiny model with a few sizes and fits the parts to them. --check predicts other sizes
+and runs them. A "GPU" is then a CPU core: the check needs two cores and an idle machine.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 from scale_measure import CHECKED_PROMPTS, TINY, Real, check, measure
 from scale_model import Driver, Engine, Learner, Links, Parts, Plan, Sync, best_split, stop
 
-# ---- parts that nobody measured here ---------------------------------------------------------------------------------
+# ---- parts that were not measured here -------------------------------------------------------------------------------
 
 _SPEC = "H200 data sheet"
 _CONFIG = "config.json of DeepSeek-R1-Distill-Qwen-1.5B, 1.78B parameters"
@@ -115,7 +116,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=5, help="real iterations of each size, after a warm-up")
     parser.add_argument("--batch-prompts", type=int, nargs="+", help="of the tables")
     parser.add_argument("--gpus", type=int, nargs="+", default=[2**k for k in range(11)])
-    parser.add_argument("--staleness", type=int, default=1, help="max_staleness of the tables' overlapped half")
+    parser.add_argument("--staleness", type=int, default=1, help="max_staleness in the overlapped half of the tables")
     args = parser.parse_args()
     if args.check and args.assume:
         parser.error("--check compares with this machine: it needs --measure or --parts")
@@ -123,7 +124,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def measured_parts(args: argparse.Namespace) -> Parts:
-    """Those of the file, or measured and written to it; then the check, if asked for."""
+    """Read the parts from the file, or measure them and write it; then run the check if requested."""
     if args.parts:
         parts = parts_of(json.loads(args.parts.read_text()))
         if not args.check:

@@ -1,7 +1,7 @@
-"""The parts of scale_model.py, measured by real iterations on this machine's cores, and its predictions checked so.
+"""Measures the parts of scale_model.py with real iterations on this machine's cores, and checks its predictions.
 
-The model is the one of endings.py that ends at random. Parts are fitted to the time/... metrics of runs at a few
-sizes, with one and two runners and learners.
+The language model is the one of endings.py with random ends. The parts are fitted to the time/... metrics of runs with
+a few sizes, and with one and two runners and learners.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ CHECKED_PROMPTS = (8, 32, 64)
 
 @dataclass(frozen=True)
 class Iteration:
-    """A real one. lengths: completions' tokens `[prompts, group_size]`. stages_s: its time/... metrics, and "all"."""
+    """A real iteration.
+
+    lengths: tokens of the completions, `[prompts, group_size]`.
+    stages_s: its time/... metrics, and "all".
+    """
 
     engines: int
     learners: int
@@ -43,7 +47,7 @@ class Real:
         self.folder, self.iterations, self.max_staleness = folder, iterations, max_staleness
 
     def run(self, engines: int, learners: int, prompts: int, longest: int, probe=lambda algo: None) -> tuple:
-        """([Iteration], what `probe(algo)` found); the first iteration warms up."""
+        """Run iterations after a warm-up; returns them and the result of `probe(algo)`."""
         from aspo_rllib import ASPOConfig
 
         config = (
@@ -78,7 +82,7 @@ class Real:
 
 
 def gather_bandwidth(algo) -> float:
-    """Bytes per second of an all-gather between the learners, as `gather_s` counts them."""
+    """Bytes per second of an all-gather between the learners, as `gather_s` defines it."""
 
     def gather(learner) -> float:
         import torch
@@ -102,7 +106,7 @@ def store_bandwidth() -> float:
 
 
 def measure(real: Real) -> Parts:
-    """All parts, from a few real iterations."""
+    """Measure all parts with a few real iterations."""
     runs, bandwidth = {}, 0.0
     for size in MEASURED:
         probe = gather_bandwidth if size[1] == 2 else lambda algo: None
@@ -124,7 +128,7 @@ def measure(real: Real) -> Parts:
 
 
 def fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
-    """Costs >= 0 of each feature, by least squares of relative errors."""
+    """The costs of the features, all >= 0, by least squares of the relative errors."""
     from scipy.optimize import nnls
 
     seconds = np.array(seconds)
@@ -132,9 +136,10 @@ def fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[f
 
 
 def fit_engine(iterations: Sequence[Iteration], learner: Learner) -> Engine:
-    """Costs of a rollout, of a decode step, of a token; caches of a tiny model are too small to see.
+    """The costs of a rollout, of a decode step and of a token.
 
-    Recomputing a token is taken to cost what it costs the learner.
+    The cost of cached tokens cannot be measured with a tiny model. The cost of recomputing a token is set to the
+    learner's.
     """
     counting = {
         "rollouts": Engine(0.0, 0.0, 0.0, 1.0, 0.0, MAX_NUM_SEQS),
@@ -153,14 +158,14 @@ def fit_learner(iterations: Sequence[Iteration]) -> Learner:
 
 
 def fit_links(iterations: Sequence[Iteration], learner: Learner, bandwidth: float) -> Links:
-    """What an update of two learners takes beyond their compute is the collectives' latency."""
+    """The links between learners. The time of an update of two learners beyond their compute is taken as latency."""
     num_bytes = iterations[0].sync_bytes
     links = Links(num_bytes, num_bytes, 1 + 3, 0.0, bandwidth, bandwidth, node_gpus=2)
     parts = Parts(None, learner, links, None, None, ())
     latencies = []
     for i in iterations:
         beyond = i.stages_s["update"] - learning_s(parts, TINY, 2, i.lengths)
-        # The same update with nothing but a latency of one second.
+        # The same update with only a latency of one second.
         ones = Links(0.0, 0.0, links.collectives, 1.0, math.inf, math.inf, node_gpus=2)
         count = learning_s(Parts(None, Learner(0.0, 0.0), ones, None, None, ()), TINY, 2, i.lengths)
         latencies.append(max(0.0, beyond / count))
@@ -168,7 +173,7 @@ def fit_links(iterations: Sequence[Iteration], learner: Learner, bandwidth: floa
 
 
 def fit_sync(one: Sequence[Iteration], two: Sequence[Iteration], store: float) -> Sync:
-    """From runs of one and of two engines."""
+    """The costs of a weight sync, from runs with one and with two engines."""
     seconds = [statistics.median(i.stages_s["sync"] for i in runs) for runs in (one, two)]
     num_bytes, engine_s = one[0].sync_bytes, max(0.0, seconds[1] - seconds[0])
     fixed_s = max(0.0, seconds[0] - engine_s - 2 * num_bytes / store)
@@ -176,15 +181,15 @@ def fit_sync(one: Sequence[Iteration], two: Sequence[Iteration], store: float) -
 
 
 def fit_driver(iterations: Sequence[Iteration]) -> Driver:
-    """What of an iteration is neither sampling nor update nor sync."""
+    """The costs of an iteration that are neither sampling nor update nor sync."""
     rest = [i.stages_s["all"] - sum(i.stages_s[stage] for stage in ("wait", "update", "sync")) for i in iterations]
     return Driver(*fit([[1.0, i.lengths.size] for i in iterations], rest))
 
 
 def check(real: Real, parts: Parts, sizes: Sequence[int]) -> None:
-    """Predicted and measured seconds; the median of the measured iterations.
+    """Print predicted and measured seconds, where measured ones are medians over iterations.
 
-    Those that overlap are checked where each engine and learner has a core of its own.
+    Overlapped runs are checked only if each engine and learner has a separate core.
     """
     print(f"{'engines':>7} {'learners':>8} {'prompts':>7}  predicted/measured: ", end="")
     print("".join(f"{stage:<18}" for stage in ("update", "iteration")) + "ratio")

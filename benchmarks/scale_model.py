@@ -1,11 +1,12 @@
-"""What an iteration takes on any number of GPUs, from its parts: the simulation behind `scale.py`. Pure functions.
+"""The simulation behind `scale.py`: the time of an iteration on any number of GPUs, from its parts. Pure functions.
 
-Each engine decodes its share of the prompts event by event; a decode step costs a fixed time, a bit for every running
-completion and a bit for every token in its cache. Learners share each mini-batch by tokens; their collectives are not
-hidden behind compute, which makes them an upper bound. One GPU takes turns with itself. With staleness k, the config's
-`max_staleness`, k more batches are asked for right before each update; an engine goes on with them while its own
-slowest completions, the other engines and the learners are still at work. Left out: failures, graders slower than
-generation, memory, prompts whose completions are alike in length, oversampling and refills.
+Each engine decodes its share of the prompts event by event. A decode step has a fixed cost, a cost for every running
+completion and a cost for every token in its cache. Learners share each mini-batch by tokens. Their collectives are not
+overlapped with compute, so that their time is an upper bound. A single GPU generates and learns in turn. With staleness
+k, the config's `max_staleness`, k more batches are requested right before each update. An engine continues with them
+while its own slowest completions, the other engines and the learners are still working. Not simulated are failures,
+graders that are slower than generation, memory, the similar lengths of a prompt's completions, oversampling and
+refills.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from itertools import pairwise
 
 import numpy as np
 
-STOPS_BELOW = 1.25  # times as fast after doubling the GPUs
+STOPS_BELOW = 1.25  # smallest useful speed-up from doubling the GPUs
 ITERATIONS = 8
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One engine.
+    """The costs of one engine.
 
-    A decode step takes step_s, sequence_s for each running completion and cached_token_s for each token in its cache.
-    rollout_s: all else that a rollout costs the engine's process. prefill_token_s: recomputing a cached token, which
-    new weights ask of what is running.
+    A decode step takes step_s, plus sequence_s per running completion, plus cached_token_s per token in its cache.
+    rollout_s: all other time that a rollout takes in the engine's process.
+    prefill_token_s: time to recompute a cached token, which is needed for running completions after new weights.
     """
 
     step_s: float
@@ -43,7 +44,11 @@ class Engine:
 
 @dataclass(frozen=True)
 class Learner:
-    """One learner. forward_token_s: one token forward; a backward pass counts as two. step_s: the optimizer's."""
+    """The costs of one learner.
+
+    forward_token_s: time of one token in a forward pass; a backward pass takes twice as long.
+    step_s: time of the optimizer in a step.
+    """
 
     forward_token_s: float
     step_s: float
@@ -51,9 +56,10 @@ class Learner:
 
 @dataclass(frozen=True)
 class Links:
-    """Between learners. Each pass gathers the weights, each backward pass again, and reduces the gradients.
+    """The links between learners. Each pass gathers the weights, and a backward pass also reduces the gradients.
 
-    collectives: of each kind per pass, one per sharded block. network_bytes_s: per GPU, from `node_gpus` learners on.
+    collectives: number of collectives of each kind per pass, one per sharded block.
+    network_bytes_s: bandwidth per GPU if there are more than `node_gpus` learners.
     """
 
     gather_bytes: float
@@ -67,7 +73,7 @@ class Links:
 
 @dataclass(frozen=True)
 class Sync:
-    """Weights to the engines: into the object store, on to their nodes (doubling the holders each time), loaded."""
+    """The costs of a weight sync: into the object store, to the nodes (each round doubles the copies), and loading."""
 
     num_bytes: float
     fixed_s: float
@@ -79,7 +85,7 @@ class Sync:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the driver does by itself, per iteration and per rollout."""
+    """The costs of the driver's own work, per iteration and per rollout."""
 
     fixed_s: float
     rollout_s: float
@@ -87,7 +93,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class Parts:
-    """All measured parts. lengths: completions' tokens to draw from."""
+    """All measured parts. lengths: numbers of tokens from which completions' lengths are drawn."""
 
     engine: Engine
     learner: Learner
@@ -99,7 +105,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an iteration does."""
+    """The work of an iteration."""
 
     batch_prompts: int
     group_size: int
@@ -113,7 +119,7 @@ class Plan:
 
 
 class EngineRun:
-    """An engine under way: requests join between two steps, first come, first served."""
+    """A simulated engine in progress. Requests start between two steps, in the order of their arrival."""
 
     def __init__(self, engine: Engine, prompt_tokens: int):
         self.engine, self.prompt_tokens = engine, prompt_tokens
@@ -130,12 +136,12 @@ class EngineRun:
         self._left[batch] += len(lengths)
 
     def load(self, seconds: float, at_s: float) -> None:
-        """New weights: what is running goes on, its caches are made anew."""
+        """Load new weights: running completions continue after their caches are computed again."""
         self._run(until_s=at_s)
         self.now_s = max(self.now_s, at_s) + seconds + self.engine.prefill_token_s * self._cached
 
     def finish(self, batch: int) -> float:
-        """When the last completion of this batch is done."""
+        """The time at which the last completion of this batch is finished."""
         self._run(batch=batch)
         return self.now_s
 
@@ -161,7 +167,7 @@ class EngineRun:
 
 
 def steps_within(seconds: float, first_s: float, growth_s: float) -> float:
-    """How many steps, at least one, until `seconds` are over; each takes `growth_s` longer than the one before."""
+    """Number of steps, at least one, within `seconds`. Each step takes `growth_s` longer than the one before."""
     if math.isinf(seconds) or first_s == growth_s == 0:
         return math.inf
     if growth_s == 0:
@@ -171,7 +177,7 @@ def steps_within(seconds: float, first_s: float, growth_s: float) -> float:
 
 
 def generation_s(engine: Engine, lengths: Sequence[int], prompt_tokens: int) -> float:
-    """Seconds that one engine takes for completions of these lengths, in this order."""
+    """Seconds of one engine for completions of these lengths, in this order."""
     run = EngineRun(engine, prompt_tokens)
     run.submit(0, lengths, 0.0)
     return run.finish(0)
@@ -185,7 +191,7 @@ def draw(lengths: tuple[int, ...], num_prompts: int, group_size: int, iterations
 
 
 def gather_s(links: Links, num_bytes: float, learners: int) -> float:
-    """All blocks' collectives of one kind over `num_bytes` in all."""
+    """Seconds of all blocks' collectives of one kind, over `num_bytes` in total."""
     if learners == 1:
         return 0.0
     bandwidth = links.node_bytes_s if learners <= links.node_gpus else links.network_bytes_s
@@ -199,7 +205,7 @@ def learning_s(parts: Parts, plan: Plan, learners: int, lengths: np.ndarray) -> 
     seconds = 0.0
     for minibatch in np.array_split(lengths, plan.minibatches):
         tokens = minibatch + plan.prompt_tokens
-        most = max(tokens.sum() / learners, tokens.max())  # a rollout is not cut
+        most = max(tokens.sum() / learners, tokens.max())  # a rollout is not split
         passes = math.ceil(most / plan.max_tokens_per_microbatch)
         forward = most * parts.learner.forward_token_s
         seconds += forward + passes * gather
@@ -208,7 +214,7 @@ def learning_s(parts: Parts, plan: Plan, learners: int, lengths: np.ndarray) -> 
 
 
 def sync_s(sync: Sync, engines: int, node_gpus: int) -> float:
-    """Seconds from the end of an update until its weights lie on every engine's node and are checked."""
+    """Seconds from the end of an update until its weights are on every engine's node and are checked."""
     rounds = math.ceil(math.log2(math.ceil(engines / node_gpus)))  # the first node has the learners' store
     return (
         sync.fixed_s
@@ -229,10 +235,12 @@ def timeline_s(
     after_s: float,
     staleness: int,
 ) -> float:
-    """Mean seconds of an iteration once the run is under way.
+    """Mean seconds of an iteration in the steady state.
 
-    batches: completions' lengths `[iterations, prompts, group_size]`. learning: seconds of each update. load_s: an
-    engine's pause for new weights. after_s: what the driver and the sync add to each update.
+    batches: lengths of completions, `[iterations, prompts, group_size]`.
+    learning: seconds of each update.
+    load_s: pause of an engine for new weights.
+    after_s: seconds of driver and sync after each update.
     """
     runs = [EngineRun(engine, prompt_tokens) for _ in range(min(engines, batches.shape[1]))]
     asked, trained, now_s = 0, [], 0.0
@@ -249,9 +257,9 @@ def timeline_s(
 
 
 def iteration_s(parts: Parts, plan: Plan, engines: int, learners: int, staleness: int) -> float:
-    """Seconds per iteration of so many engines and learners, each on a device of its own.
+    """Seconds per iteration for these numbers of engines and learners, each on a separate device.
 
-    staleness: batches that are sampled ahead, >= 0; 0 is synchronous.
+    staleness: number of batches that are sampled ahead, >= 0; 0 is synchronous.
     """
     batches = draw(parts.lengths, plan.batch_prompts, plan.group_size, ITERATIONS + 2 * staleness)
     return timeline_s(
@@ -268,12 +276,12 @@ def iteration_s(parts: Parts, plan: Plan, engines: int, learners: int, staleness
     )
 
 
-# ---- what to conclude ------------------------------------------------------------------------------------------------
+# ---- conclusions -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Best:
-    """The fastest split of some GPUs."""
+    """The fastest split of a number of GPUs."""
 
     seconds: float
     engines: int
@@ -282,7 +290,7 @@ class Best:
 
 
 def best_split(parts: Parts, plan: Plan, gpus: int, staleness: int) -> Best:
-    """Some GPUs may be better left idle; then engines and learners add up to fewer."""
+    """Find the fastest split. Engines and learners may use fewer GPUs than there are, if that is faster."""
     if gpus == 1:
         splits, staleness = [(1, 1)], 0  # engine and learner share the GPU and cannot overlap
     else:
@@ -294,7 +302,7 @@ def best_split(parts: Parts, plan: Plan, gpus: int, staleness: int) -> Best:
 
 
 def savings(parts: Parts, seconds_of: Callable[[Parts], float]) -> dict[str, float]:
-    """By how many seconds the iteration would be shorter without each part."""
+    """The seconds by which the iteration would be shorter without each part."""
     even = replace(parts, lengths=(round(sum(parts.lengths) / len(parts.lengths)),))
     stepless = replace(even, engine=replace(even.engine, step_s=0.0))
     free = replace(
@@ -317,7 +325,7 @@ def savings(parts: Parts, seconds_of: Callable[[Parts], float]) -> dict[str, flo
 
 
 def stop(gpus: Sequence[int], bests: Sequence[Best]) -> str:
-    """Where twice the GPUs no longer make `STOPS_BELOW` times the speed, and never do again."""
+    """The number of GPUs from which doubling them never again gives a speed-up of `STOPS_BELOW`, as text."""
     gains = [a.seconds / b.seconds for a, b in pairwise(bests)]
     last = max((i + 1 for i, gain in enumerate(gains) if gain >= STOPS_BELOW), default=0)
     if last == len(gains):

@@ -1,11 +1,11 @@
-"""Weight sync over the object store: bytes per second beside a plain copy of the same bytes.
+"""Weight sync over the object store: bytes per second, compared with a plain copy of the same bytes.
 
     python benchmarks/sync.py                        # 71M parameters in float32
     python benchmarks/sync.py --layers 2 --repeats 3 # a small run
 
-"publish" is what the learner does (gather, cast, put), "fetch" what a runner does before it loads: together the
+"publish" is the learner's part (gather, cast, put) and "fetch" a runner's part before loading; together they are the
 transport. "load" is vLLM's own `reload_weights`, which unpacks and repacks every matrix on CPU. A copy is
-`Tensor.copy_` between two warm buffers of the same size. Interleaved rounds, medians.
+`Tensor.copy_` between two warm buffers of the same size. Rounds are interleaved and results are medians.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from timing import timed
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from aspo_rllib import TINY_MODEL, ASPOConfig, weight_sync
-from aspo_rllib.vllm_engine import VLLMEngine
+from aspo_rllib import TINY_MODEL, ASPOConfig
+from aspo_rllib.rollout.engines.vllm_engine import VLLMEngine
+from aspo_rllib.weights import object_store
 from envs.text_env import TextSpace
 
 
@@ -45,9 +46,9 @@ def save_model(folder: str, layers: int) -> None:
 def one_round(learners, engine: VLLMEngine, buffers: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
     """Seconds of each part of one sync, and of the copy."""
     copy_s, _ = timed(lambda: buffers[0].copy_(buffers[1]))
-    learners._weights = None  # exported once per version
+    learners._weights = None  # otherwise a version is exported only once
     publish_s, handle = timed(learners.weights)
-    fetch_s, tensors = timed(lambda: weight_sync.fetch(handle))
+    fetch_s, tensors = timed(lambda: object_store.fetch(handle))
     load_s, _ = timed(lambda: engine.load_weights(tensors))
     return {"copy": copy_s, "publish": publish_s, "fetch": fetch_s, "load": load_s}
 

@@ -1,4 +1,4 @@
-"""What the benchmarks time with: a call's seconds, and ways that take turns."""
+"""Timing functions of the benchmarks: the seconds of a call, and interleaved repeats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def timed(func: Callable[[], T]) -> tuple[float, T]:
-    """Seconds that a call takes, and what it returns."""
+    """The seconds of a call, and its result."""
     start = time.perf_counter()
     result = func()
     return time.perf_counter() - start, result
@@ -21,6 +21,6 @@ def seconds_of(func: Callable[[], object]) -> float:
 
 
 def take_turns(ways: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """What each way returned at each repeat, after a round that does not count."""
+    """The results of each way in all repeats, which are interleaved. A warm-up round comes first."""
     rounds = [{name: way() for name, way in ways.items()} for _ in range(repeats + 1)][1:]
     return {name: [results[name] for results in rounds] for name in ways}

@@ -1,24 +1,24 @@
-"""A whole training iteration of this package beside TRL's GRPOTrainer, on the bundled model and one machine's CPUs.
+"""Compares a whole training iteration of this package with TRL's GRPOTrainer: the bundled model on one machine's CPUs.
 
-    pip install "trl==1.16.*"                                # it comes with the dev extra
+    pip install "trl==1.16.*"                                # it is in the dev extra
     python benchmarks/vs_trl.py                              # both settings, 1 and 12 steps: about 35 minutes
     python benchmarks/vs_trl.py --settings fixed --steps 1 --repeats 1 --seconds 1 --prompts 4 --group-size 4
 
-"fixed": every completion has 64 tokens. "stops": the model's weights are replaced by some under which it ends a
-completion at random, so that lengths spread 10:1 between a tenth and nine tenths of them; cut at 192 tokens. The table
-shows what they came to. Both systems load the same folder, get the same prompts in the same order, reward a completion
-by the parity of its length, train float32 with GRPO's loss, no KL, clipped gradients and AdamW on every rollout.
-"steps" are optimizer steps per batch: 12 are 3 epochs of 4 mini-batches.
+"fixed": every completion has 64 tokens. "stops": the model gets weights with which it ends completions at random, so
+that the 90% and the 10% quantile of the lengths have a ratio of 10:1, with a limit of 192 tokens. The table shows the
+measured lengths. Both systems load the same folder, get the same prompts in the same order, reward a completion by the
+parity of its length, and train float32 weights with GRPO's loss, without KL, with clipped gradients and AdamW, on every
+rollout. "steps" are optimizer steps per batch: 12 are 3 epochs of 4 mini-batches.
 
-TRL: `generate` with its default cache, forward and backward over a quarter of the batch at a time, without gradient
-checkpointing, logging or saving; in one thread, and in two. Ours: one runner, with the transformers engine, and the
-learner, with compiled layers and a group's prompt once in a forward pass (layout="shared"), in one thread each, which
-overlap (max_staleness=1); "1 + 2 threads": one for the runner, two for the learner; "in turn" without overlap; "vLLM"
-with its engine, which a model of this size cannot pay for.
+TRL: `generate` with its default cache, and forward and backward over a quarter of the batch at a time, without gradient
+checkpointing, logging or saving; with one thread and with two. Ours: one runner with the transformers engine, and the
+learner with compiled layers and each group's prompt once in a forward pass (layout="shared"). Each has one thread, and
+they overlap (max_staleness=1). "1 + 2 threads": one for the runner and two for the learner. "in turn": without overlap.
+"vLLM": with vLLM's engine, whose overhead is too large for a model of this size.
 
-The systems' processes stand beside each other and take turns, `--repeats` times for `--seconds` and until an iteration
-ends; medians. Start and warm-up do not count. CPU seconds are those of all processes of a system, Ray's included.
-Memory is the most until the warm-up is over, pages that several processes share counted once.
+The processes of all systems exist at the same time and run in turn, `--repeats` times, each for `--seconds` and until
+the end of an iteration. Results are medians, without start and warm-up. CPU seconds are those of all processes of a
+system, including Ray's. Memory is the peak until the end of the warm-up; pages that several processes share count once.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from vs_trl_side import Repeat, Side
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 TWO_THREADS = {"OMP_NUM_THREADS": "2"}
-# Ray gives an actor as many threads as CPUs, the driver takes all; without spinning the runner is not kept waiting.
+# Ray gives an actor as many threads as it has CPUs; the driver uses all. Spinning threads would slow down the runner.
 LEARNER_TWO = {"OMP_WAIT_POLICY": "PASSIVE"}
-# name: (script, environment, max_staleness, engine)
+# Name -> (script, environment, max_staleness, engine).
 SYSTEMS = {
     "ours": ("vs_trl_ours.py", ONE_THREAD, 1, "transformers"),
     "ours, 1 + 2 threads": ("vs_trl_ours.py", LEARNER_TWO, 1, "transformers"),
@@ -53,7 +53,7 @@ SYSTEMS = {
 }
 DEFAULT_SYSTEMS = ["ours", "ours, 1 + 2 threads", "ours, in turn", "TRL", "TRL, 2 threads"]
 ENDINGS = {"fixed": never_ends, "stops": ends_at_random}  # how the model's weights end a completion
-DIVISOR = 4  # of the prompts: 4 mini-batches, and as many parts of TRL's batch
+DIVISOR = 4  # number of our mini-batches, and of the parts of TRL's batch
 
 
 def compare(systems: list[str], job: dict, scratch: Path) -> None:
@@ -84,7 +84,7 @@ def report(job: dict, name: str, repeats: list[Repeat], peak_bytes: int, lengths
 
 
 def report_ratios(rounds: list[dict[str, Repeat]], peak_bytes: dict[str, int]) -> None:
-    """Ours over TRL's: medians over the repeats."""
+    """Print the ratios of ours to TRL's, as medians over the repeats."""
     theirs = [name for name in peak_bytes if name.startswith("TRL")]
     for name, other in product((name for name in peak_bytes if name not in theirs), theirs):
         cpu, wall = (

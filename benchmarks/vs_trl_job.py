@@ -1,4 +1,4 @@
-"""What both systems of vs_trl.py are told to do, and the task they do it on."""
+"""The job of both systems of vs_trl.py, and its task."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from envs.text_env import Grade, Task
 
 CAP_TOKENS = {"fixed": 64, "stops": 192}
 EPOCHS_AND_MINIBATCHES = {1: (1, 1), 12: (3, 4)}
-WARM_UP = 2  # one for the shapes that are compiled, and one for those that change
+WARM_UP = 2  # iterations: one compiles the first shapes, the other the dynamic shapes
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process of one system does.
+    """The job of one process of one system.
 
-    max_staleness: batches it samples ahead; TRL none. engine: what samples, as in `.llm(engine=...)`.
+    max_staleness: number of batches that are sampled ahead; TRL samples none.
+    engine: the engine that samples, as in `.llm(engine=...)`.
     """
 
     model: str
@@ -35,14 +36,14 @@ class Job:
 
 
 def reward_of(completion: str) -> float:
-    """A coin that costs nothing to toss: most groups get both sides, whatever the model says."""
+    """A reward that is cheap and looks random, so that most groups get both values with any model."""
     return float(len(completion) % 2)
 
 
 class ParityEnv(ArithmeticEnv):
-    """Three-digit sums as prompts, `reward_of` as the verdict."""
+    """An env with three-digit sums as prompts and `reward_of` as the grade."""
 
-    def __init__(self, env_config: dict | None = None):  # RLlib makes an env class with its env_config
+    def __init__(self, env_config: dict | None = None):  # RLlib passes the env_config to an env class
         super().__init__(**(env_config or {}))
 
     def grade(self, task: Task, completion: str) -> Grade:
@@ -51,10 +52,10 @@ class ParityEnv(ArithmeticEnv):
 
 
 def schedule(job: Job) -> Iterator[None]:
-    """Each item is an iteration to do. Tells the parent which of them count, and waits for its word between repeats.
+    """Yields once per iteration. It reports to the parent which iterations count, and waits for it between repeats.
 
-    What was sampled ahead while it waited is used up before the clock starts, so that a repeat begins and ends with as
-    much under way.
+    Batches that were sampled ahead during the wait are used before the measurement starts, so that the same number of
+    batches is in progress at the start and at the end of a repeat.
     """
     yield from [None] * WARM_UP
     _tell_and_wait("READY")
@@ -74,6 +75,6 @@ def _tell_and_wait(text: str) -> None:
 
 
 def main(run: Callable[[Job, Iterator[None]], list[int]]) -> None:
-    """Of a system's own process: the job is the only argument, the lengths of all completions the last line."""
+    """The main function of a system's process. Its argument is the job; its last line has all completions' lengths."""
     job = Job(**json.loads(sys.argv[1]))
     print("LENGTHS", json.dumps(run(job, schedule(job))), flush=True)

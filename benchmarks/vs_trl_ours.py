@@ -1,4 +1,4 @@
-"""This package's side of vs_trl.py: one runner in a process of its own, the learner in the driver's."""
+"""This package's side of vs_trl.py: one runner in a separate process, and the learner in the driver's process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_config(job: Job) -> ASPOConfig:
             engine=job.engine,
             compile_learner=True,
             max_prompt_tokens=32,
-            # One batch: two at once would be done at the same time, and the learner wait for both.
+            # The engine holds one batch. Two would finish at the same time, and the learner would wait for both.
             max_num_seqs=job.prompts * job.group_size,
         )
         .sampling(group_size=job.group_size, max_completion_tokens=CAP_TOKENS[job.setting])
@@ -41,10 +41,10 @@ def make_config(job: Job) -> ASPOConfig:
 
 
 def run(job: Job, iterations: Iterator[None]) -> list[int]:
-    """The lengths of all completions that were trained on."""
+    """Train; returns the lengths of all completions that were trained on."""
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     algo = make_config(job).build_algo()
-    if job.setting == "fixed":  # vLLM refuses an end token that the model has no logit for
+    if job.setting == "fixed":  # vLLM rejects an end token for which the model has no logit
         algo.env_runner_group.foreach_env_runner(lambda runner: runner.stop_token_ids.clear(), local_env_runner=False)
     lengths = []
     for _ in iterations:

@@ -1,4 +1,4 @@
-"""A system of vs_trl.py as its parent sees it: a process that works when it is told to, and what that takes."""
+"""The parent's view of a system of vs_trl.py: starts its process, controls it, and measures it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Repeat:
-    """Completions per second."""
+    """Completions per second of one repeat: of CPU time, and of wall time."""
 
     per_cpu_s: float
     per_wall_s: float
 
 
 class Side:
-    """Starts `script`. threads: environment variables that say how many each of its processes has.
+    """Starts `script` and controls it.
 
-    Waiting for it raises RuntimeError, with the end of what it wrote to stderr, if it ends early.
+    threads: environment variables with the number of threads of its processes.
+
+    Its methods raise RuntimeError, with the end of the script's stderr, if the script ends early.
     """
 
     def __init__(self, script: str, job: Job, threads: dict[str, str], log: Path):
@@ -40,7 +42,7 @@ class Side:
             **threads,
             "TOKENIZERS_PARALLELISM": "false",
             "RAY_ADDRESS": "local",
-            # Ray's workers and the graders, too, have to find the benchmarks' modules.
+            # Ray's workers and the graders must also find the modules of the benchmarks.
             "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
         }
         with log.open("w") as errors:
@@ -54,7 +56,7 @@ class Side:
             )
 
     def warm_up(self) -> int:
-        """The most memory until it is warm, in bytes."""
+        """Wait for the end of the warm-up; returns the peak memory in bytes."""
         with watch_own_bytes(self._process.pid) as own:
             self._expect("READY")
         return max(own) + file_bytes(self._process.pid)
@@ -70,7 +72,7 @@ class Side:
         return Repeat(completions / cpu_s, completions / wall_s)
 
     def finish(self) -> list[int]:
-        """The lengths of all completions."""
+        """Let the script end; returns the lengths of all completions."""
         self._go_on()
         lengths = json.loads(self._expect("LENGTHS"))
         self._process.communicate()
@@ -78,7 +80,7 @@ class Side:
         return lengths
 
     def stop(self) -> None:
-        """End its processes, if they have not ended by themselves."""
+        """Kill its processes that have not ended yet."""
         if self._process.poll() is None:
             for process in reversed(processes(self._process.pid)):
                 with suppress(psutil.NoSuchProcess):
@@ -86,7 +88,7 @@ class Side:
             self._process.wait()
 
     def _expect(self, start: str) -> str:
-        """The rest of the next line that starts like this; what libraries print in between is passed over."""
+        """Wait for a line with this start; returns its rest. Other lines, from libraries, are ignored."""
         for line in self._process.stdout:
             if line.startswith(start):
                 return line[len(start) :]

@@ -1,6 +1,6 @@
-"""TRL's side of vs_trl.py: GRPOTrainer as fast as it goes on CPUs, everything in one process.
+"""TRL's side of vs_trl.py: GRPOTrainer with its fastest settings on CPUs, in one process.
 
-What was tried and is slower: docs/benchmarks.md.
+docs/benchmarks.md has slower settings that were tried.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from vs_trl_job import CAP_TOKENS, EPOCHS_AND_MINIBATCHES, Job, ParityEnv, main, reward_of
 
-from aspo_rllib.task_order import TaskOrder
+from aspo_rllib.rollout.task_order import TaskOrder
 
-PARTS = 4  # of a batch, each one forward pass
+PARTS = 4  # parts of a batch; each is one forward pass
 MOST_ITERATIONS = 1000
 
 
@@ -48,7 +48,7 @@ def make_config(job: Job) -> GRPOConfig:
 
 
 class Pace(TrainerCallback):
-    """Goes on for as long as there are `iterations`, of `steps` optimizer steps each."""
+    """Continues training while there are `iterations`, each with `steps` optimizer steps."""
 
     def __init__(self, iterations: Iterator[None], steps: int):
         self._iterations, self._steps = iterations, steps
@@ -65,7 +65,7 @@ _END = object()
 
 
 def run(job: Job, iterations: Iterator[None]) -> list[int]:
-    """The lengths of all completions."""
+    """Train; returns the lengths of all completions."""
     env, lengths = ParityEnv(), []
     tasks = TaskOrder(len(env), seed=0).lease(job.prompts * MOST_ITERATIONS)
     prompts = [{"prompt": [{"role": "user", "content": env.task(index).prompt}]} for _, index in tasks]
