@@ -116,7 +116,7 @@ class DigitEnv(gym.Env):
 
     def step(self, action):
         correct = action.strip() == str(self.first + self.index)
-        return "", float(correct), True, False, {}
+        return "", float(correct), True, False, {"correct": correct}
 
 
 @pytest.fixture(scope="module")
