@@ -19,6 +19,7 @@ from aspo_rllib.run.base_algorithm import HELD_OUT_ACCURACY
 from aspo_rllib.run.profiling import ProfileCallback
 from aspo_rllib.run.progress import ProgressCallback
 from aspo_rllib.run.progress_csv import ProgressCSVCallback
+from aspo_rllib.run.start_ray import start_ray
 
 
 def run(
@@ -47,7 +48,7 @@ def run(
     if not args.dry_run:
         _check_storage(config, args, checkpoint_config)
     if not ray.is_initialized():
-        ray.init(logging_level=logging.ERROR, logging_config=ray.LoggingConfig(log_level="ERROR"))
+        start_ray(logging_level=logging.ERROR, logging_config=ray.LoggingConfig(log_level="ERROR"))
     try:
         resources.require_resources(bundles, args.wait_for_nodes_s)
     except RuntimeError as error:

@@ -25,6 +25,7 @@ from sandboxes import PATIENT, STRICT, is_missing
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
+from aspo_rllib.run.start_ray import start_ray
 from aspo_rllib.types import Rollout, RolloutGroup
 from aspo_rllib.weights import object_store
 from envs.grading.code.grader import CodeGrader
@@ -38,7 +39,7 @@ VOCAB = 300
 def ray_session():
     """A Ray of our own, whatever else runs on this machine."""
     torch.set_num_threads(1)
-    ray.init(
+    start_ray(
         "local",
         num_cpus=8,
         include_dashboard=False,

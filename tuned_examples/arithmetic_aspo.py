@@ -43,8 +43,10 @@ def make_config(loss: str, seed: int, iterations: int) -> aspo_rllib.ASPOConfig:
 def main(args: argparse.Namespace) -> None:
     import ray
 
+    from aspo_rllib.run.start_ray import start_ray
+
     args.name = args.name.format_map(vars(args))
-    ray.init(
+    start_ray(
         include_dashboard=False,
         logging_level="ERROR",
         logging_config=ray.LoggingConfig(log_level="ERROR"),

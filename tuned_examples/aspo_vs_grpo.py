@@ -157,10 +157,11 @@ def main(args: argparse.Namespace) -> None:
     import ray
 
     from aspo_rllib.run import preemption
+    from aspo_rllib.run.start_ray import start_ray
 
     if args.smoke:
         args.iterations = 2
-    ray.init(include_dashboard=False, logging_level="ERROR", logging_config=ray.LoggingConfig(log_level="ERROR"))
+    start_ray(include_dashboard=False, logging_level="ERROR", logging_config=ray.LoggingConfig(log_level="ERROR"))
     tuner = make_tuner(args)
     with preemption.stoppable(args.grace_s) as stop:
         results = tuner.fit()

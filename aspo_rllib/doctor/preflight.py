@@ -22,6 +22,7 @@ from aspo_rllib.config.placement import weight_transport
 from aspo_rllib.doctor import model_files, resources
 from aspo_rllib.learner.memory import load_structure
 from aspo_rllib.model.scoring_check import check_rotary_switch
+from aspo_rllib.run.start_ray import start_ray
 
 if TYPE_CHECKING:
     from aspo_rllib.config.settings import ASPOSettings
@@ -132,7 +133,7 @@ def _check_parallel(config: ASPOSettings, model_config: PretrainedConfig) -> Non
 def check_cluster(config: ASPOSettings) -> None:
     """Raise ValueError if the workers can never be placed on the cluster. Ray would wait for the resources forever."""
     if not ray.is_initialized():
-        ray.init()
+        start_ray()
     _, *workers = resources.asked_bundles(config)  # the first bundle is that of the algorithm, which is already running
     nodes = resources.cluster_nodes()
     check_shared_gpu(config, nodes)

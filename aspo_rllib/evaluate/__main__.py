@@ -60,9 +60,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     import ray
 
     from aspo_rllib.evaluate.standalone import COMPLETIONS, evaluate
+    from aspo_rllib.run.start_ray import start_ray
 
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        start_ray(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     try:
         numbers = evaluate(Settings(**args), out, **env_runners)
     except ValueError as error:

@@ -17,8 +17,9 @@ def write_report(
     metric: str = "evaluation/accuracy",
     baseline: str | None = None,
     last: int = 3,
+    plan: str | Path | None = None,
 ) -> Path:
-    """Write report.html and its figures as PNGs; returns the page's path.
+    """Write report.html, its figures as PNGs and the trials' values as results.csv; returns the page's path.
 
     Args:
         results_dir: A Tune experiment's folder, or one with several experiments.
@@ -27,14 +28,20 @@ def write_report(
         baseline: Label of the method that the others are compared with. None: "grpo", or else the first label that
             starts with it, or else the first label.
         last: A trial's final value is the mean of its last `last` values, >= 1.
+        plan: A plan.toml with the comparisons that the experiment was made for. None: that in `results_dir`, if there
+            is one. docs/tune.md shows its fields.
 
     Raises:
-        ValueError: if the folder has no result, no result has the metric, the baseline is unknown, or last < 1.
+        ValueError: if the folder has no result, no result has the metric, the baseline is unknown, last < 1, or the
+            plan has an unknown field or method.
     """
     # These imports are slow. Here they do not delay --help on the command line.
+    from aspo_rllib.report import plan as plans
     from aspo_rllib.report.methods import group_methods
     from aspo_rllib.report.page import Experiment, draw, render
+    from aspo_rllib.report.planned import planned_results
     from aspo_rllib.report.results import read_trials
+    from aspo_rllib.report.table import write_csv
 
     if last < 1:
         raise ValueError(f"last={last}: expected an int >= 1.")
@@ -44,12 +51,17 @@ def write_report(
         names = {name for trial in trials for row in trial.rows.values() for name in row}
         alike = sorted(name for name in names if "accuracy" in name or name.startswith(metric.partition("/")[0]))
         raise ValueError(f"metric={metric!r}: no result has such values; expected one such as {alike[:10]}.")
-    experiment = Experiment(results_dir, trials, group_methods(trials, baseline), metric, last)
+    plan_path = Path(plan) if plan is not None else results_dir / plans.FILE
+    planned = plans.read_plan(plan_path) if plan is not None or plan_path.exists() else None
+    methods = group_methods(trials, baseline, planned.methods if planned else None)
+    results = planned_results(planned, methods, last) if planned else []
+    experiment = Experiment(results_dir, trials, methods, metric, last, results)
     charts, missing = draw(experiment)
     out = Path(out) if out is not None else results_dir / "report"
     out.mkdir(parents=True, exist_ok=True)
     for chart in charts.values():
         (out / f"{chart.name}.png").write_bytes(chart.png)
+    write_csv(out / "results.csv", methods, metric, last)
     path = out / "report.html"
     path.write_text(render(experiment, charts, missing), encoding="utf-8")
     return path

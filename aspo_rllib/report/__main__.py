@@ -13,9 +13,12 @@ def main() -> None:
     parser.add_argument("--metric", default="evaluation/accuracy", help="metric to compare the methods by")
     parser.add_argument("--baseline", help="label of the method to compare with (default: grpo, or the first)")
     parser.add_argument("--last", type=int, default=3, help="number of last values in a final value (default: 3)")
+    parser.add_argument("--plan", type=Path, help="the planned comparisons (default: RESULTS_DIR/plan.toml, if there)")
     args = parser.parse_args()
     try:
-        path = write_report(args.results_dir, args.out, metric=args.metric, baseline=args.baseline, last=args.last)
+        path = write_report(
+            args.results_dir, args.out, metric=args.metric, baseline=args.baseline, last=args.last, plan=args.plan
+        )
     except ValueError as error:
         raise SystemExit(f"{parser.prog}: {error}") from error
     print(path)

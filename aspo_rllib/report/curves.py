@@ -14,7 +14,7 @@ from aspo_rllib.report.chart import FEWEST_SEEDS_OF_AN_INTERVAL, Chart, legend, 
 from aspo_rllib.report.methods import Method
 from aspo_rllib.report.statistics import t_interval
 
-MAX_BANDS = 3
+MAX_HATCHED_BANDS = 3
 _BAND = f"95 % t-intervals of the mean, from {FEWEST_SEEDS_OF_AN_INTERVAL} seeds on"
 _HATCHES = ("////", "\\\\\\\\")
 
@@ -50,15 +50,14 @@ def curves_chart(methods: Sequence[Method], metric: str, title: str, name: str) 
     figure = Figure(figsize=(5.6, 3.6 + 0.22 * -(-len(methods) // 3)), layout="constrained")
     axes = figure.subplots()
     for index, curve in curves.items():
-        if len(curves) <= MAX_BANDS:
-            _draw_band(axes, curve, index)
+        _draw_band(axes, curve, index, hatched=len(curves) <= MAX_HATCHED_BANDS)
         _draw_line(axes, curve, index)
     axes.set(xlabel="iteration", ylabel=metric)
     _finish(axes, methods, metric)
     legend(figure, methods, list(curves))
     last = ", ".join(f"{methods[i].label} {curve.mean[-1]:.3g}" for i, curve in curves.items())
     alt = f"Lines of {metric} over training iterations. Last means: {last}."
-    return Chart(name, title, _caption(list(curves.values())), alt, png(figure))
+    return Chart(name, title, "", alt, png(figure))
 
 
 def panels_chart(methods: Sequence[Method], metric: str) -> Chart | None:
@@ -68,7 +67,7 @@ def panels_chart(methods: Sequence[Method], metric: str) -> Chart | None:
     """
     curves = {i: c for i, method in enumerate(methods) if (c := mean_curve(method, metric)) is not None}
     baseline = curves.pop(0, None)
-    if baseline is None or len(curves) < MAX_BANDS:
+    if baseline is None or len(curves) < MAX_HATCHED_BANDS:
         return None
     columns = 2 if len(curves) <= 4 else 3
     rows = -(-len(curves) // columns)
@@ -78,7 +77,7 @@ def panels_chart(methods: Sequence[Method], metric: str) -> Chart | None:
         axes.set_visible(False)
     for axes, (index, curve) in zip(grid.flat, curves.items(), strict=False):
         for place, drawn in ((0, baseline), (index, curve)):
-            _draw_band(axes, drawn, place)
+            _draw_band(axes, drawn, place, hatched=True)
             _draw_line(axes, drawn, place)
         axes.set_title(plain(methods[index].label), fontsize=10)
         _finish(axes, methods, metric)
@@ -89,11 +88,11 @@ def panels_chart(methods: Sequence[Method], metric: str) -> Chart | None:
     return Chart("learning_panels", f"{metric}, method by method", caption, alt, png(figure))
 
 
-def _draw_band(axes: Axes, curve: Curve, index: int) -> None:
+def _draw_band(axes: Axes, curve: Curve, index: int, *, hatched: bool) -> None:
     band = (curve.iterations, curve.low, curve.high)
     color = look(index)["color"]
-    axes.fill_between(*band, color=color, alpha=0.15, lw=0)
-    if index > 0:
+    axes.fill_between(*band, color=color, alpha=0.15 if hatched else 0.08, lw=0)
+    if hatched and index > 0:
         hatch = _HATCHES[index % len(_HATCHES)]
         axes.fill_between(*band, fc="none", ec=color, hatch=hatch, alpha=0.3, lw=0)
 
@@ -110,11 +109,10 @@ def _finish(axes: Axes, methods: Sequence[Method], metric: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _caption(curves: Sequence[Curve]) -> str:
-    seeds = [curve.num_seeds for curve in curves]
-    if max(seeds) == 1:
-        return "One seed per method: lines without bands."
-    if len(curves) > MAX_BANDS:
-        return f"Means over seeds, without bands: those of more than {MAX_BANDS} methods would hide each other."
-    few = " Methods with fewer have a line only." if min(seeds) < FEWEST_SEEDS_OF_AN_INTERVAL else ""
-    return f"Means over seeds; bands are {_BAND}.{few} The axis ends at the extremes of single seeds."
+def note(methods: Sequence[Method], metric: str) -> str:
+    """What the lines and the bands of all curves are, as a sentence for the head of their section."""
+    seeds = [len(method.trials) for method in methods if mean_curve(method, metric) is not None]
+    if max(seeds, default=1) == 1:
+        return "There is one seed per method: the curves have no bands."
+    few = " Methods with fewer seeds have a line only." if min(seeds) < FEWEST_SEEDS_OF_AN_INTERVAL else ""
+    return f"Lines are means over seeds, and bands are {_BAND}.{few} Each axis ends at the extremes of single seeds."

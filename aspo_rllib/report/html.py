@@ -101,7 +101,8 @@ def picture(title: str, caption: str, alt: str, png: bytes) -> str:
     data = base64.b64encode(png).decode()
     return (
         f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
-        f"<figcaption><b>{escape(title)}.</b> {escape(caption)}</figcaption></figure>"
+        f"<figcaption><b>{escape(title)}.</b> {escape(caption)}".rstrip()
+        + "</figcaption></figure>"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from aspo_rllib.report.results import Trial
 
 _NOT_A_METHOD = {"seed"}
 _MAX_VALUE_LENGTH = 30
-_MAX_LABEL_LENGTH = 60
+_MAX_LABEL_LENGTH = 32
 _FUNCTION_OR_CLASS = re.compile(r"<(?:function|class) '?([^ ']+?)'?>")
 
 
@@ -25,7 +25,8 @@ class Method:
     """Trials that differ only in their seeds.
 
     Attributes:
-        label: short, and unique in the experiment: "aspo", "grpo clip_high=0.4".
+        label: short, and unique in the experiment: the loss, with the settings that distinguish it from other methods
+            of the same loss: "aspo", "grpo clip_high=0.4".
         settings: this method's values of the fields that differ between methods.
     """
 
@@ -40,25 +41,41 @@ class Method:
 
     def finals_by_seed(self, metric: str, last: int) -> dict[int, float]:
         """The final values by seed. Trials with the same seed are averaged; trials without a seed are left out."""
+        return self._by_seed(lambda trial: trial.final(metric, last))
+
+    def areas_by_seed(self, metric: str) -> dict[int, float]:
+        """The means over training (see `Trial.area`) by seed, as `finals_by_seed` has the final values."""
+        return self._by_seed(lambda trial: trial.area(metric))
+
+    def _by_seed(self, value_of: Callable[[Trial], float | None]) -> dict[int, float]:
         values = defaultdict(list)
         for trial in self.trials:
-            if trial.seed is not None and (value := trial.final(metric, last)) is not None:
+            if trial.seed is not None and (value := value_of(trial)) is not None:
                 values[trial.seed].append(value)
         return {seed: float(np.mean(values[seed])) for seed in sorted(values)}
 
 
-def group_methods(trials: Sequence[Trial], baseline: str | None = None) -> list[Method]:
+def group_methods(
+    trials: Sequence[Trial], baseline: str | None = None, named: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Method]:
     """The methods of an experiment, the baseline first and the others by label.
 
     baseline: a method's label. None: "grpo", or else the first label that starts with it, or else the first label.
-    Raises ValueError if no method has this label.
+    named: labels by the settings that they stand for. Of several that fit a method, the one with the most settings
+        counts.
+    Raises ValueError if no method has the baseline's label, or if one name fits several methods.
     """
     names = _differing(trials)
     members = defaultdict(list)
     for trial in trials:
         members[_key({name: trial.config.get(name) for name in names})].append(trial)
     groups = list(members.values())
-    labels = _unique([_label(group[0].config, names) for group in groups])
+    configs = [group[0].config for group in groups]
+    given = [_given_name(config, named or {}) for config in configs]
+    for name, count in Counter(filter(None, given)).items():
+        if count > 1:
+            raise ValueError(f"methods[{name!r}] fits {count} methods: add settings that distinguish them, of {names}.")
+    labels = _unique([name or _label(config, configs, names) for name, config in zip(given, configs, strict=True)])
     methods = [
         Method(label, {name: group[0].config.get(name) for name in names}, tuple(group))
         for label, group in zip(labels, groups, strict=True)
@@ -99,11 +116,20 @@ def _key(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _label(config: dict[str, Any], differing: Sequence[str]) -> str:
-    # None is the method's default, which needs no mention.
-    settings = [
-        f"{name}={_clipped(config[name])}" for name in differing if name != "loss" and config.get(name) is not None
+def _given_name(config: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> str | None:
+    fitting = [
+        name
+        for name, settings in named.items()
+        if all(_key(config.get(field)) == _key(value) for field, value in settings.items())
     ]
+    return max(fitting, key=lambda name: len(named[name]), default=None)
+
+
+def _label(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> str:
+    same_loss = [other for other in configs if other.get("loss") == config.get("loss")]
+    telling = [name for name in differing if len({_key(other.get(name)) for other in same_loss}) > 1]
+    # None is the method's default, which needs no mention.
+    settings = [f"{name}={_clipped(config[name])}" for name in telling if config.get(name) is not None]
     loss = [_clipped(config["loss"])] if "loss" in config else []
     label = " ".join(loss + settings) or "all trials"
     # The table of differing settings has the rest.

@@ -12,10 +12,11 @@ import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from aspo_rllib.config.settings import ASPOSettings
-from aspo_rllib.report import html, statistics, weights
+from aspo_rllib.report import confounds, curves, html, planned, statistics, weights
 from aspo_rllib.report.chart import Chart
 from aspo_rllib.report.curves import curves_chart, panels_chart
 from aspo_rllib.report.methods import Method, common_settings, short
+from aspo_rllib.report.planned import PlannedResult
 from aspo_rllib.report.results import Trial
 from aspo_rllib.report.seeds import seeds_chart
 from aspo_rllib.report.verdict import RULE, Comparison, compare, decimals_for, headline, sentence, too_few
@@ -51,6 +52,7 @@ class Experiment:
         methods: the trials in groups, the baseline first.
         metric: the metric to compare the methods by.
         last: a final value is the mean of the last `last` values.
+        planned: the results of the comparisons that were planned; empty without a plan.
     """
 
     results_dir: Path
@@ -58,16 +60,17 @@ class Experiment:
     methods: Sequence[Method]
     metric: str
     last: int
+    planned: Sequence[PlannedResult] = ()
 
 
 def draw(experiment: Experiment) -> tuple[dict[str, Chart], list[str]]:
     """The figures by name, and the metrics whose figures are left out because no trial has them."""
     methods, metric = experiment.methods, experiment.metric
-    curves = {"learning_curves": (metric, f"{metric} over training")}
-    curves |= {name.replace("/", "_"): (name, title) for name, title in _CURVES.items() if name != metric}
-    charts = {name: curves_chart(methods, *what, name=name) for name, what in curves.items()}
+    shown = {"learning_curves": (metric, f"{metric} over training")}
+    shown |= {name.replace("/", "_"): (name, title) for name, title in _CURVES.items() if name != metric}
+    charts = {name: curves_chart(methods, *what, name=name) for name, what in shown.items()}
     charts["token_weights"] = weights.weights_chart(methods)
-    metrics = {name: what[0] for name, what in curves.items()} | {"token_weights": weights.METRICS}
+    metrics = {name: what[0] for name, what in shown.items()} | {"token_weights": weights.METRICS}
     missing = [metrics[name] for name, chart in charts.items() if chart is None]
     charts["learning_panels"] = panels_chart(methods, metric)
     charts["seeds"] = seeds_chart(methods, metric, experiment.last)
@@ -86,11 +89,13 @@ def render(experiment: Experiment, charts: dict[str, Chart], missing: Sequence[s
         [
             html.heading("What was run"),
             _what_was_run(experiment),
-            html.heading("Verdict"),
+            *_planned(experiment.planned),
+            html.heading("Explored comparisons" if experiment.planned else "Verdict"),
             _verdict(experiment, comparisons, decimals),
             html.heading("Final results"),
             *_results(experiment, comparisons, decimals),
             html.heading("Learning curves"),
+            html.paragraph(curves.note(experiment.methods, experiment.metric)),
             *(pictures[name] for name in _FIRST if name in pictures),
             html.pictures([picture for name, picture in pictures.items() if name not in _FIRST + _LAST]),
             html.heading("Token weights and seeds"),
@@ -124,6 +129,15 @@ def _what_was_run(experiment: Experiment) -> str:
     return html.facts(facts)
 
 
+def _planned(results: Sequence[PlannedResult]) -> list[str]:
+    """The section on the planned comparisons; empty without a plan."""
+    if not results:
+        return []
+    columns = ("hypothesis", "pairs", "difference", "90 % interval", "p", "p (Holm)", "verdict")
+    table = html.table(columns, [planned.cells(r) for r in results], "Planned comparisons", numbers=columns[1:-1])
+    return [html.heading("Planned comparisons"), html.paragraph(planned.RULE), table]
+
+
 def _verdict(experiment: Experiment, comparisons: Sequence[Comparison], decimals: int) -> str:
     tested = sum(c.p is not None for c in comparisons)
     ordered = sorted(comparisons, key=lambda c: -c.mean if c.pairs else np.inf)
@@ -133,7 +147,9 @@ def _verdict(experiment: Experiment, comparisons: Sequence[Comparison], decimals
 
 def _remarks(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[str]:
     """Remarks that are needed to interpret the verdict."""
-    remarks = []
+    remarks = [text for c in comparisons if (text := confounds.sentence(c.method, c.baseline))]
+    if experiment.planned:
+        remarks.append("These comparisons were not planned, or not in this form: read them as questions for new runs.")
     if any(c.interval for c in comparisons):
         few = ", too narrow for few pairs (see the table)" if min(c.pairs for c in comparisons) < 10 else ""
         remarks.append(f"Brackets: 95 % bootstrap intervals of the mean difference in final {experiment.metric}{few}.")

@@ -85,6 +85,18 @@ class Trial:
         mean = float(np.mean(values[-last:])) if values and self.finished else math.nan
         return mean if math.isfinite(mean) else None
 
+    def area(self, metric: str) -> float | None:
+        """The metric's mean over training: the area under its curve divided by the number of iterations.
+
+        None if there are fewer than two values, if one of them is not finite, or if the trial did not finish.
+        """
+        values = self.values(metric)
+        if len(values) < 2 or not self.finished:
+            return None
+        iterations = list(values)
+        mean = float(np.trapezoid(list(values.values()), iterations)) / (iterations[-1] - iterations[0])
+        return mean if math.isfinite(mean) else None
+
 
 def read_trials(results_dir: Path) -> list[Trial]:
     """Every trial below the folder of one Tune experiment, or of several.

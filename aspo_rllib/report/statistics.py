@@ -20,12 +20,12 @@ def standard_error(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % interval of the mean; None for fewer than two values."""
+def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+    """Student's interval of the mean, 95 % by default; None for fewer than two values."""
     error = standard_error(values)
     if error is None:
         return None
-    half_width = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
+    half_width = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
     return float(np.mean(values)) - half_width, float(np.mean(values)) + half_width
 
 

@@ -114,7 +114,8 @@ def plot_curves(progress: pd.DataFrame, path: Path, title: str) -> None:
             axes.plot(known["training_iteration"], known[column], style, marker=marker, label=name)
         axes.set(xlabel="iteration", ylabel=label)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        # Above the panel, where it covers no curve.
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series), fontsize=8)
     figure.savefig(path, dpi=130)
 
 

@@ -1,6 +1,7 @@
 """The report: its statistics by hand, its words in every case, and a page from trial folders as Tune writes them."""
 
 import base64
+import csv
 import json
 import math
 import re
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aspo_rllib.report import statistics, write_report
+from aspo_rllib.report import confounds, statistics, write_report
 from aspo_rllib.report.curves import mean_curve
 from aspo_rllib.report.methods import common_settings, group_methods, short
+from aspo_rllib.report.plan import read_plan
+from aspo_rllib.report.planned import planned_results
 from aspo_rllib.report.results import read_trials
 from aspo_rllib.report.verdict import compare, decimals_for, headline, sentence, too_few
 
@@ -293,7 +296,7 @@ def test_labels_are_unique_and_without_a_loss_name_what_differs(write_trial, exp
         write_trial("aspo", 0, [0.5], params={"lr": 1e-4, "prompt": end + long})
     write_trial("aspo", 0, [0.5], params={"lr": 3e-4, "prompt": None})
     labels = [m.label for m in group_methods(read_trials(experiment))]
-    assert labels == ["aspo lr=0.0001 prompt=…" + "x" * 29, f"aspo lr=0.0001 prompt=…{'x' * 29} (2)", "aspo lr=0.0003"]
+    assert labels == ["aspo lr=0.0003", "aspo …", "aspo … (2)"]
 
 
 def test_a_label_that_grows_too_long_leaves_its_settings_to_the_table(write_trial, experiment):
@@ -417,6 +420,132 @@ def test_several_comparisons_are_corrected(write_trial, experiment):
     assert headline(comparisons, METRIC) == "2 methods compared with grpo: 2 with a hint of a difference."
 
 
+# ---- what was planned ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def planned(experiment):
+    """`planned("...")`: the results of a plan.toml with this text, by hand from the final values."""
+
+    def make(text):
+        path = experiment / "plan.toml"
+        path.write_text(text)
+        plan = read_plan(path)
+        return planned_results(plan, group_methods(read_trials(experiment), named=plan.methods), last=1)
+
+    return make
+
+
+COMPARISON = '[[comparison]]\nmethod = "aspo"\nbaseline = "grpo"\n'
+
+
+def test_planned_comparisons_are_corrected_together(write_trial, experiment, planned):
+    for seed in range(7):
+        write_trial("grpo", seed, [0.5], entropy={"mean": 0.2})
+        write_trial("aspo", seed, [0.6 + 0.001 * seed], entropy={"mean": 0.1})
+    accuracy, entropy = planned(COMPARISON + COMPARISON + 'metric = "entropy/mean"\nexpect = "higher"\n')
+    # Seven differences of one sign: 2 / 2^7 each, and twice that after the correction for two.
+    assert (accuracy.p, accuracy.p_holm, entropy.p_holm) == (2 / 128, 4 / 128, 4 / 128)
+    assert accuracy.verdict == "supported" and entropy.verdict == "contradicted"
+
+
+def test_a_difference_that_is_too_small_to_matter_is_equivalence(write_trial, planned):
+    for seed, difference in enumerate([0.001, -0.002, 0.001, 0.0, 0.002, -0.001]):
+        write_trial("grpo", seed, [0.5])
+        write_trial("aspo", seed, [0.5 + difference])
+    within, beyond, equal = planned(
+        COMPARISON + "equivalence = 0.02\n" + COMPARISON + "equivalence = 0.0005\n" + COMPARISON
+        + 'expect = "equal"\nequivalence = 0.02\n'
+    )  # fmt: skip
+    # Mean 1/6000, sd 0.00147, n 6: half of the 90 % interval is 2.015 x 0.00147 / sqrt(6) = 0.00121.
+    assert within.interval == pytest.approx((0.000167 - 0.00121, 0.000167 + 0.00121), abs=1e-5)
+    assert (within.verdict, beyond.verdict) == ("equivalent within 0.02", "undecided")
+    assert equal.verdict == "supported: equivalent within 0.02"
+
+
+def test_the_area_is_the_mean_over_training(write_trial, experiment, planned):
+    for seed in range(2):
+        write_trial("grpo", seed, [0.1, 0.1])
+        write_trial("aspo", seed, [0.5, 0.1])
+    # 0.1 at 0, 0.5 at 2, 0.1 at 4: two trapezoids of 0.6 over 4 iterations.
+    assert read_trials(experiment)[1].area(METRIC) == pytest.approx(0.3)
+    (result,) = planned(COMPARISON + 'value = "area"\n')
+    assert result.differences == pytest.approx({0: 0.2, 1: 0.2})
+    assert result.verdict == "undecided"  # two pairs cannot show anything
+
+
+def test_a_plan_names_methods_by_their_settings(write_trial, experiment, planned):
+    for seed in range(2):
+        write_trial("grpo", seed, [0.5])
+        write_trial("grpo", seed, [0.6], params={"clip_high": 0.4})
+    (result,) = planned(
+        'methods = { grpo = { loss = "grpo" }, "grpo+clips" = { loss = "grpo", clip_high = 0.4 } }\n'
+        '[[comparison]]\nmethod = "grpo+clips"\nbaseline = "grpo"\n'
+    )
+    assert result.differences == pytest.approx({0: 0.1, 1: 0.1})
+    with pytest.raises(ValueError, match="methods\\['both'\\] fits 2 methods: add settings"):
+        planned('methods = { both = { loss = "grpo" } }\n' + COMPARISON)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected at least one"),
+        ("[[comparison]]\nmethod = 3\n", "comparison 1: method=3: expected the label"),
+        (COMPARISON + "seeds = 5\n", "comparison 1: unknown field 'seeds'"),
+        (COMPARISON + 'value = "best"\n', "comparison 1: value='best': expected one of"),
+        (COMPARISON + "equivalence = 0\n", "equivalence=0: expected a number > 0"),
+        (COMPARISON + 'expect = "equal"\n', "expect='equal' needs equivalence"),
+        ("comparison = [\n", "expected a plan in TOML"),
+        ("[arms]\n" + COMPARISON, "unknown table 'arms'"),
+    ],
+)
+def test_a_bad_plan_is_refused_with_its_field(tmp_path, text, message):
+    (tmp_path / "plan.toml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_plan(tmp_path / "plan.toml")
+
+
+def test_a_plan_of_unknown_methods_is_refused(write_trial, planned):
+    write_trial("aspo", 0, [0.5])
+    with pytest.raises(ValueError, match=r"the plan compares 'grpo': expected one of the methods \['aspo'\]"):
+        planned(COMPARISON)
+
+
+def test_the_page_has_the_plan_first_and_calls_the_rest_explored(write_trial, experiment):
+    for seed in range(2):
+        for loss in ("grpo", "aspo", "dapo"):
+            write_trial(loss, seed, [0.5 + 0.1 * (loss == "aspo")])
+    (experiment / "plan.toml").write_text(COMPARISON)
+    path = write_report(experiment, last=1)
+    words = " ".join(Words(path.read_text(encoding="utf-8")).text.split())
+    assert words.index("Planned comparisons") < words.index("Explored comparisons")
+    assert "the final evaluation/accuracy of aspo is higher than that of grpo 2 +0.100" in words
+    assert "These comparisons were not planned" in words
+    with (path.parent / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["seed"], row["final"], row["area"]) for row in rows[2:4]] == [
+        ("aspo", "0", "0.6", "0.35"),
+        ("aspo", "1", "0.6", "0.35"),
+    ]
+
+
+def test_methods_that_differ_in_more_than_their_loss_are_confounded(write_trial, experiment):
+    write_trial("grpo", 0, [0.5])
+    write_trial("aspo", 0, [0.5])
+    write_trial("dapo", 0, [0.5])
+    write_trial("grpo", 0, [0.5], params={"clip_high": 0.4, "seq": 5})
+    methods = {m.label: m for m in group_methods(read_trials(experiment))}
+    assert confounds.sentence(methods["aspo"], methods["grpo"]) is None
+    assert confounds.sentence(methods["dapo"], methods["grpo"]) == (
+        "Confounded: dapo also differs from grpo in aggregation (token, not sequence), clip_high (0.28, not 0.2),"
+        " kl_coef (0, not 0.001), weight_cap (10, not 3)."
+    )
+    assert confounds.sentence(methods["grpo clip_high=0.4 seq=5"], methods["grpo"]) == (
+        "Confounded: grpo clip_high=0.4 seq=5 differs from grpo in clip_high (0.4, not 0.2), seq (5, not None)."
+    )
+
+
 # ---- the page ------------------------------------------------------------------------------------------------
 
 
@@ -474,7 +603,7 @@ def test_one_method_with_one_seed(write_trial, experiment):
     write_trial("aspo", 0, [0.5, 0.7])
     words = Words(write_report(experiment).read_text(encoding="utf-8")).text
     assert "One method: there is nothing to compare." in words
-    assert "One seed per method: lines without bands." in words
+    assert "There is one seed per method: the curves have no bands." in words
     assert "aspo\n0.600\nn/a\n1\n" in words  # mean of 0.5 and 0.7, and no error
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 from counting import Counter
 from ray import tune
 from ray._private.dict import flatten_dict
@@ -23,6 +22,7 @@ from ray._private.dict import flatten_dict
 from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.recipe import options, run
 from aspo_rllib.run import preemption
+from aspo_rllib.run.start_ray import start_ray
 
 ITERATIONS, SAVED_EVERY = 8, 4
 NAME = "signals"
@@ -244,7 +244,7 @@ def test_a_second_signal_ends_at_once():
 
 if __name__ == "__main__":
     args = parser.parse_args()
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR")
+    start_ray(num_cpus=4, include_dashboard=False, logging_level="ERROR")
     run(
         ASPOConfig()
         .environment("aspo/Arithmetic-v0", env_config={"digits": 3, "split": "train"})

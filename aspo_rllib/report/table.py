@@ -1,0 +1,22 @@
+"""The values behind a report as a CSV file, for an analysis of one's own."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from aspo_rllib.report.methods import Method
+
+COLUMNS = ("method", "seed", "trial", "status", "iterations", "metric", "final", "area")
+
+
+def write_csv(path: Path, methods: Sequence[Method], metric: str, last: int) -> None:
+    """Write a row per trial. `area` is the metric's mean over training; values that a trial does not have are empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for method in methods:
+            for t in method.trials:
+                values = (t.final(metric, last), t.area(metric))
+                writer.writerow([method.label, t.seed, t.name, t.status, t.iterations, metric, *values])
