@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.tune.utils import flatten_dict
 from transformers import AutoModelForCausalLM
 
 from aspo_rllib import ASPO, ASPOConfig
@@ -161,8 +162,18 @@ OWN_METRICS = (
 def test_every_metric_of_ours_is_documented(run):
     page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
     names = {f"{group}/{name}" for group in OWN_METRICS for name in run.results[1][group]}
-    names |= {re.sub(r"@\d+", "@k", f"evaluation/{name}") for name, v in run.evaluation.items() if isinstance(v, float)}
+    names |= {re.sub(r"_at_\d+", "_at_k", f"evaluation/{name}") for name, v in run.evaluation.items() if isinstance(v, float)}
     assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+def test_every_tracker_accepts_the_names_of_all_metrics(run):
+    # MLflow's rule; our own names, and those of this env's data source, use a part of its characters only.
+    result = run.results[1] | {"evaluation": run.evaluation}
+    names = {name for name, value in flatten_dict(result).items() if isinstance(value, (int, float))}
+    assert "evaluation/avg_at_8_se" in names and "evaluation/by_source/arithmetic_add_3/accuracy" in names
+    assert {name for name in names if not re.fullmatch(r"[/\w.\- :]+", name, re.ASCII)} == set()
+    ours = {name for name in names if name.split("/")[0] in (*OWN_METRICS, "evaluation", "time")}
+    assert {name for name in ours if not re.fullmatch(r"\w+(/\w+)*", name, re.ASCII)} == set()
 
 
 def test_counters_count_rollouts_steps_and_versions(run):
@@ -189,9 +200,9 @@ def test_engine_and_learner_agree_in_float32(run):
 
 def test_evaluate_reports_accuracy_with_its_standard_error(run):
     evaluation = run.evaluation
-    assert {"accuracy", "avg@8", "avg@8_se", "pass@8", "pass@8_se", "num_prompts"} <= evaluation.keys()
+    assert {"accuracy", "avg_at_8", "avg_at_8_se", "pass_at_8", "pass_at_8_se", "num_prompts"} <= evaluation.keys()
     assert evaluation["num_prompts"] == 8
-    assert evaluation["accuracy"] == evaluation["avg@8"] <= evaluation["pass@8"]
+    assert evaluation["accuracy"] == evaluation["avg_at_8"] <= evaluation["pass_at_8"]
     assert evaluation["env_runners"]["episode_return_mean"] == evaluation["accuracy"]
 
 

@@ -9,6 +9,7 @@ from itertools import chain
 
 import numpy as np
 
+from aspo_rllib.metric_names import legal_parts
 from aspo_rllib.types import BadNumbersError, RolloutGroup
 
 REPETITION_NGRAM_WORDS = 20
@@ -45,9 +46,9 @@ def _accuracies(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "groups/all_right_frac": float(np.mean([all(v) for v in everything])),
         "groups/all_wrong_frac": float(np.mean([not any(v) for v in everything])),
     } | {
-        f"reward/{name}/accuracy": float(np.mean(list(chain.from_iterable(verdicts))))
-        for name, verdicts in judged.items()
-        if name
+        f"reward/{name}/accuracy": float(np.mean(list(chain.from_iterable(judged[label]))))
+        for label, name in legal_parts(judged).items()
+        if label
     }
 
 
