@@ -20,7 +20,7 @@ def legal_part(text: str) -> str:
 
 
 def legal_parts(labels: Iterable[str]) -> dict[str, str]:
-    """`legal_part` of each label. Those that would share a name, or have nothing legal, get a fingerprint at its end."""
+    """`legal_part` of each label. Equal names, and those of illegal characters only, get a fingerprint."""
     parts = {label: legal_part(label) for label in labels}
     counts = Counter(parts.values())
     return {
