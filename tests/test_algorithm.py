@@ -14,10 +14,12 @@ import pytest
 import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.utils import flatten_dict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
-from aspo_rllib import ASPO, ASPOConfig
+from aspo_rllib import ASPO, ASPOConfig, HistogramsCallback
 from aspo_rllib.rollout.queue import sample_groups
+from aspo_rllib.run.trial_folder import trial_folder
 
 
 class Recorder(RLlibCallback):
@@ -68,7 +70,7 @@ def assert_same(a, b):
 @pytest.fixture(scope="module")
 def run(ray_session, make_config, weights_of, tmp_path_factory):
     """Two iterations, an evaluation, a checkpoint, two more iterations."""
-    algo = make_config(warmup_steps=20).callbacks(Recorder).build_algo()
+    algo = make_config(warmup_steps=20).callbacks([Recorder, HistogramsCallback]).build_algo()
     results = [algo.train(), algo.train()]
     calls = SimpleNamespace(driver=list(algo.calls), sampled=on_runner(algo, lambda runner: runner.sampled))
     evaluation = algo.evaluate()
@@ -107,6 +109,8 @@ def restored(run, weights_of):
     [
         "reward/mean",
         "reward/accuracy",
+        "reward/std",
+        "reward/group_std",
         "ratio/mean",
         "ratio/pos_mean",
         "ratio/neg_mean",
@@ -136,6 +140,9 @@ def restored(run, weights_of):
         "sync/max_abs_dlogp",
         "sync/weights_version",
         "env_runners/episode_return_mean",
+        "env_runners/episode_len_mean",
+        "learners/default_policy/policy_loss",
+        "learners/default_policy/total_loss",
         "num_env_steps_sampled_lifetime",
         "time/wait_s",
         "time/generate_s",
@@ -185,6 +192,22 @@ def test_counters_count_rollouts_steps_and_versions(run):
     steps = [r["optim"]["steps"] for r in run.results]
     assert all(later - earlier in (2, 4) for earlier, later in zip([0, *steps[:-1]], steps, strict=True))
     assert run.results[0]["env_runners"]["episode_return_mean"] == run.results[0]["reward"]["mean"]
+
+
+def test_histograms_stand_in_tensorboard(run):
+    events = EventAccumulator(str(trial_folder(run.algo) / "histograms"), size_guidance={"histograms": 0})
+    events.Reload()
+    steps = {tag: [event.step for event in events.Histograms(tag)] for tag in events.Tags()["histograms"]}
+    updates = [i for i, result in enumerate(run.results, start=1) if result["groups"]["used_frac"]]
+    assert steps == {"reward": [1, 2, 3, 4], "length": [1, 2, 3, 4], "weight/pos": updates, "weight/neg": updates}
+    for event, result in zip(events.Histograms("reward"), run.results, strict=True):
+        assert event.histogram_value.num == 32
+        assert event.histogram_value.sum == pytest.approx(32 * result["reward"]["mean"])
+    last, metrics = events.Histograms("weight/pos")[-1].histogram_value, run.results[updates[-1] - 1]
+    counts = dict(zip(last.bucket_limit, last.bucket, strict=True))
+    assert counts.get(0.0, 0) / last.num == pytest.approx(metrics["clip"]["pos_frac"])
+    # Each weight counts as the upper edge of its bucket, and most buckets are 0.1 wide.
+    assert 0 <= last.sum / last.num - metrics["weight"]["pos_mean"] < 0.3
 
 
 def test_every_value_is_of_its_own_iteration(run):

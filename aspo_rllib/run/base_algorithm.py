@@ -15,6 +15,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
+    EPISODE_LEN_MEAN,
     EPISODE_RETURN_MEAN,
     EVALUATION_RESULTS,
     NUM_ENV_STEPS_SAMPLED,
@@ -48,15 +49,17 @@ class TextAlgorithm(Algorithm):
     iterations_trained: int
     weights_version: int
     # Callbacks read these: the groups of the last batch, the advantages of the groups that were trained on (by
-    # position), and the groups of the last evaluation (by the set's name).
+    # position), the histograms of the last update's token weights ("weight/pos", "weight/neg"; {} without an update),
+    # and the groups of the last evaluation (by the set's name).
     latest_groups: list[RolloutGroup]
     latest_advantages: dict[int, np.ndarray]
+    latest_histograms: dict[str, np.ndarray]
     latest_evaluation_groups: dict[str, list[RolloutGroup]]
     _latest_evaluation: dict[str, Any]
 
     def setup(self, config: ASPOSettings) -> None:  # type: ignore[override]
         self.iterations_trained = self.weights_version = 0
-        self.latest_groups, self.latest_advantages = [], {}
+        self.latest_groups, self.latest_advantages, self.latest_histograms = [], {}, {}
         self.latest_evaluation_groups, self._latest_evaluation = {}, {}
         super().setup(config)
 
@@ -115,7 +118,11 @@ class TextAlgorithm(Algorithm):
             "tokens/completion": sum(len(r.completion_ids) for r in rollouts),
             "tokens/prompt": sum(len(r.prompt_ids) for r in rollouts),
         }
-        self._log(metrics | tokens | {f"{ENV_RUNNER_RESULTS}/{EPISODE_RETURN_MEAN}": metrics["reward/mean"]})
+        episodes = {
+            f"{ENV_RUNNER_RESULTS}/{EPISODE_RETURN_MEAN}": metrics["reward/mean"],
+            f"{ENV_RUNNER_RESULTS}/{EPISODE_LEN_MEAN}": metrics["length/mean"],
+        }
+        self._log(metrics | tokens | episodes)
         for name, reduce in (
             (NUM_EPISODES, "sum"),
             (NUM_ENV_STEPS_SAMPLED, "sum"),
