@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from aspo_rllib import ASPO, ASPOConfig, HistogramsCallback
 from aspo_rllib.rollout.queue import sample_groups
 from aspo_rllib.run.trial_folder import trial_folder
+from aspo_rllib.weights.object_store import fetch
 
 
 class Recorder(RLlibCallback):
@@ -352,6 +354,23 @@ def test_an_env_class_of_ones_own_trains(counting):
 
 def test_evaluation_takes_no_more_tasks_than_there_are(counting):
     assert counting.evaluate()["num_prompts"] == 5
+
+
+def test_the_policys_module_is_that_of_the_local_learner(counting):
+    module = counting.get_module()
+    ours = module.policy.hf_model.state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in fetch(counting.learner_group.weights()))
+    assert counting.get_module("another") is None
+
+
+def test_a_users_function_with_a_typo_costs_one_restart_and_no_wait(counting, capfd):
+    lost = counting.train()["runners"]["lost"]
+    counting.env_runner_group.foreach_env_runner(lambda runner: runner.modul, local_env_runner=False)
+    start = time.monotonic()
+    result = counting.train()
+    assert time.monotonic() - start < 120  # env_runner_restore_timeout_s is 600
+    assert result["runners"] == {"in_service": 1, "lost": lost + 1}
+    assert "env runner 1 is restarted: a function that was called on it has raised" in capfd.readouterr().err
 
 
 @pytest.mark.slow

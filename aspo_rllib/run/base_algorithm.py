@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -94,6 +96,21 @@ class TextAlgorithm(Algorithm):
         if not self.config:
             return type(self).__name__
         return str(super().__repr__())  # type: ignore[no-untyped-call]
+
+    def get_module(self, module_id: str = DEFAULT_MODULE_ID) -> RLModule | None:
+        """The policy's module in the local learner, or None if `module_id` is unknown. `.policy.hf_model` generates.
+
+        Raises RuntimeError with `num_learners` above 0: the weights are then in other processes.
+        """
+        if self.learner_group.is_remote:
+            raise RuntimeError(
+                f"num_learners={self.config.num_learners}: the policy is in the learners' processes, and get_module() "
+                "returns that of a learner in this process (num_learners=0). Use algo.learner_group.on_all(f), which "
+                "calls f(learner) on every learner, whose policy is learner.policy; or algo.save_to_path(folder), and "
+                "load the model from folder/learner_group/hf."
+            )
+        modules = self.learner_group.on_all(lambda learner: learner.module)[0]
+        return modules[module_id] if module_id in modules else None
 
     @classmethod
     def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:
