@@ -110,7 +110,7 @@ class TextAlgorithm(Algorithm):
                 "load the model from folder/learner_group/hf."
             )
         modules = self.learner_group.on_all(lambda learner: learner.module)[0]
-        return modules[module_id] if module_id in modules else None
+        return modules.get(module_id)
 
     @classmethod
     def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:
