@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aspo_rllib.aspo import ASPO, GRPO, ASPOConfig, GRPOConfig
     from aspo_rllib.evaluate.samples import SamplesCallback
     from aspo_rllib.losses import LOSSES, Loss
+    from aspo_rllib.run.histograms import HistogramsCallback
     from aspo_rllib.run.pass_rates import PassRatesCallback
     from aspo_rllib.run.profiling import ProfileCallback
 
@@ -25,6 +26,7 @@ __all__ = [
     "TINY_MODEL",
     "ASPOConfig",
     "GRPOConfig",
+    "HistogramsCallback",
     "Loss",
     "PassRatesCallback",
     "ProfileCallback",
@@ -36,6 +38,7 @@ _MODULES = {
     "GRPO": "aspo_rllib.aspo",
     "ASPOConfig": "aspo_rllib.aspo",
     "GRPOConfig": "aspo_rllib.aspo",
+    "HistogramsCallback": "aspo_rllib.run.histograms",
     "LOSSES": "aspo_rllib.losses",
     "Loss": "aspo_rllib.losses",
     "PassRatesCallback": "aspo_rllib.run.pass_rates",

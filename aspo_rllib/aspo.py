@@ -28,7 +28,7 @@ from aspo_rllib.learner.group import ASPOLearnerGroup
 from aspo_rllib.learner.learner import ASPOTorchLearner
 from aspo_rllib.learner.rl_module import CausalLMModule
 from aspo_rllib.learner.shaping import by_position, groups_to_train, mask_truncated, take_advantages
-from aspo_rllib.learner.tally import merge_updates
+from aspo_rllib.learner.tally import merge_histograms, merge_updates
 from aspo_rllib.model.layouts import LAYOUTS
 from aspo_rllib.rollout.env_runner import TextEnvRunner
 from aspo_rllib.rollout.pool import RunnerPool
@@ -155,7 +155,7 @@ class ASPO(TextAlgorithm):
         config = self.config
         kept = groups_to_train(groups, config)
         self._log({"groups/used_frac": len(kept) / len(groups)})
-        self.latest_groups = groups
+        self.latest_groups, self.latest_histograms = groups, {}
         advantages = take_advantages(kept, config)
         self.latest_advantages = by_position(groups, kept, advantages)
         if config.truncated == "mask":
@@ -181,6 +181,7 @@ class ASPO(TextAlgorithm):
             health.NONFINITE_WEIGHTS: sum(self.learner_group.on_all(health.num_nonfinite_weights)),
         }
         self._log(metrics)
+        self.latest_histograms = merge_histograms(results)
         self.metrics.aggregate([r.learner_metrics for r in results], key=LEARNER_RESULTS)
         return metrics
 

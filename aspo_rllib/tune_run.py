@@ -16,6 +16,7 @@ from aspo_rllib.doctor import preflight, resources
 from aspo_rllib.doctor.dry_run import GIB, describe_run
 from aspo_rllib.run import preemption
 from aspo_rllib.run.base_algorithm import HELD_OUT_ACCURACY
+from aspo_rllib.run.histograms import HistogramsCallback
 from aspo_rllib.run.profiling import ProfileCallback
 from aspo_rllib.run.progress import ProgressCallback
 from aspo_rllib.run.progress_csv import ProgressCSVCallback
@@ -34,8 +35,8 @@ def run(
     config = config.copy(copy_frozen=False)
     if args.engine:
         config.llm(engine=args.engine)
-    if args.profile:
-        config.callbacks([*force_list(config.callbacks_class), ProfileCallback])
+    more = [HistogramsCallback, ProfileCallback] if args.profile else [HistogramsCallback]
+    config.callbacks([*force_list(config.callbacks_class), *more])
     bundles = resources.asked_bundles(config)
     if args.dry_run:
         print(describe_run(config, int(args.gpu_memory_gib * GIB)), flush=True)

@@ -117,6 +117,7 @@ class UpdateResult:
     sums: metric name -> (numerator, denominator). Both are summed over the learners before the division.
     maxima: metric name -> value. The largest value over the learners is reported.
     values: metric name -> value that is equal on every learner (lr, grad_norm, optimizer steps).
+    histograms: name -> number of tokens in each bucket, which are added over the learners.
     learner_metrics: the reduced values of the learner's MetricsLogger, for users who log from a Learner subclass.
     old_logprobs_s: seconds for the logprobs of policy and reference before the first optimizer step.
     """
@@ -126,6 +127,7 @@ class UpdateResult:
     values: dict[str, float]
     learner_metrics: dict[str, Any]
     old_logprobs_s: float
+    histograms: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class BadNumbersError(RuntimeError):

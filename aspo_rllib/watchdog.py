@@ -1,13 +1,15 @@
-"""Prints the stacks of a process when a stage takes too long, because a hang without any trace is hard to debug."""
+"""Says what a process waits for, and prints its stacks when a stage takes too long: a silent hang is hard to debug."""
 
 from __future__ import annotations
 
 import faulthandler
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Timer
+from threading import Event, Thread, Timer
 
+TELL_EVERY_S = 30.0
 ANSWER_GRACE_S = 5.0  # the hanging process prints its stacks before the caller's timeout ends the wait
 
 
@@ -27,6 +29,22 @@ def watch(stage: str, limit_s: float | None) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def tell_waiting(what: str) -> Iterator[None]:
+    """Print `what` and the seconds that have passed to stderr, every 30 seconds until the block ends."""
+    start, ended = time.monotonic(), Event()
+
+    def tell() -> None:
+        while not ended.wait(TELL_EVERY_S):
+            print(f"{what} ({time.monotonic() - start:.0f} s so far)", file=sys.stderr, flush=True)
+
+    Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _tell(stage: str, limit_s: float) -> None:

@@ -2,12 +2,13 @@
 
 import math
 import re
+from collections.abc import Collection
 from hashlib import blake2b
 from typing import Any
 
 from envs.text_env import Grade, SingleTurnTextEnv, Task
 
-OPERATIONS = ("+", "-", "*")
+OPERATIONS = {"+": "add", "-": "subtract", "*": "multiply"}
 SPLITS = ("train", "test")
 MAX_DIGITS = 9  # more pairs than that overflow len()
 
@@ -75,7 +76,8 @@ class ArithmeticEnv(SingleTurnTextEnv):
         place = self._split_start + _permuted(index, self._split_size, f"order {self.seed}")
         left, right = self._operands(_permuted(place, self._num_pairs, _SPLIT_KEY))
         value = {"+": left + right, "-": left - right, "*": left * right}[self.operation]
-        return Task(f"{left}{self.operation}{right}=", str(value), f"arithmetic/{self.operation}{self.digits}")
+        source = f"arithmetic/{OPERATIONS[self.operation]}_{self.digits}"
+        return Task(f"{left}{self.operation}{right}=", str(value), source)
 
     def grade(self, task: Task, completion: str) -> Grade:
         """Compare the notation, not the value: int() also accepts digits of other scripts, and rejects 4301 digits."""
@@ -115,7 +117,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
 

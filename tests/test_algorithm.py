@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +14,14 @@ import numpy as np
 import pytest
 import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.tune.utils import flatten_dict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
-from aspo_rllib import ASPO, ASPOConfig
+from aspo_rllib import ASPO, ASPOConfig, HistogramsCallback
 from aspo_rllib.rollout.queue import sample_groups
+from aspo_rllib.run.trial_folder import trial_folder
+from aspo_rllib.weights.object_store import fetch
 
 
 class Recorder(RLlibCallback):
@@ -67,7 +72,7 @@ def assert_same(a, b):
 @pytest.fixture(scope="module")
 def run(ray_session, make_config, weights_of, tmp_path_factory):
     """Two iterations, an evaluation, a checkpoint, two more iterations."""
-    algo = make_config(warmup_steps=20).callbacks(Recorder).build_algo()
+    algo = make_config(warmup_steps=20).callbacks([Recorder, HistogramsCallback]).build_algo()
     results = [algo.train(), algo.train()]
     calls = SimpleNamespace(driver=list(algo.calls), sampled=on_runner(algo, lambda runner: runner.sampled))
     evaluation = algo.evaluate()
@@ -106,6 +111,8 @@ def restored(run, weights_of):
     [
         "reward/mean",
         "reward/accuracy",
+        "reward/std",
+        "reward/group_std",
         "ratio/mean",
         "ratio/pos_mean",
         "ratio/neg_mean",
@@ -135,6 +142,9 @@ def restored(run, weights_of):
         "sync/max_abs_dlogp",
         "sync/weights_version",
         "env_runners/episode_return_mean",
+        "env_runners/episode_len_mean",
+        "learners/default_policy/policy_loss",
+        "learners/default_policy/total_loss",
         "num_env_steps_sampled_lifetime",
         "time/wait_s",
         "time/generate_s",
@@ -161,8 +171,19 @@ OWN_METRICS = (
 def test_every_metric_of_ours_is_documented(run):
     page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
     names = {f"{group}/{name}" for group in OWN_METRICS for name in run.results[1][group]}
-    names |= {re.sub(r"@\d+", "@k", f"evaluation/{name}") for name, v in run.evaluation.items() if isinstance(v, float)}
+    evaluated = {name for name, value in run.evaluation.items() if isinstance(value, float)}
+    names |= {re.sub(r"_at_\d+", "_at_k", f"evaluation/{name}") for name in evaluated}
     assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+def test_every_tracker_accepts_the_names_of_all_metrics(run):
+    # MLflow's rule; our own names, and those of this env's data source, use a part of its characters only.
+    result = run.results[1] | {"evaluation": run.evaluation}
+    names = {name for name, value in flatten_dict(result).items() if isinstance(value, (int, float))}
+    assert "evaluation/avg_at_8_se" in names and "evaluation/by_source/arithmetic_add_3/accuracy" in names
+    assert {name for name in names if not re.fullmatch(r"[/\w.\- :]+", name, re.ASCII)} == set()
+    ours = {name for name in names if name.split("/")[0] in (*OWN_METRICS, "evaluation", "time")}
+    assert {name for name in ours if not re.fullmatch(r"\w+(/\w+)*", name, re.ASCII)} == set()
 
 
 def test_counters_count_rollouts_steps_and_versions(run):
@@ -173,6 +194,22 @@ def test_counters_count_rollouts_steps_and_versions(run):
     steps = [r["optim"]["steps"] for r in run.results]
     assert all(later - earlier in (2, 4) for earlier, later in zip([0, *steps[:-1]], steps, strict=True))
     assert run.results[0]["env_runners"]["episode_return_mean"] == run.results[0]["reward"]["mean"]
+
+
+def test_histograms_stand_in_tensorboard(run):
+    events = EventAccumulator(str(trial_folder(run.algo) / "histograms"), size_guidance={"histograms": 0})
+    events.Reload()
+    steps = {tag: [event.step for event in events.Histograms(tag)] for tag in events.Tags()["histograms"]}
+    updates = [i for i, result in enumerate(run.results, start=1) if result["groups"]["used_frac"]]
+    assert steps == {"reward": [1, 2, 3, 4], "length": [1, 2, 3, 4], "weight/pos": updates, "weight/neg": updates}
+    for event, result in zip(events.Histograms("reward"), run.results, strict=True):
+        assert event.histogram_value.num == 32
+        assert event.histogram_value.sum == pytest.approx(32 * result["reward"]["mean"])
+    last, metrics = events.Histograms("weight/pos")[-1].histogram_value, run.results[updates[-1] - 1]
+    counts = dict(zip(last.bucket_limit, last.bucket, strict=True))
+    assert counts.get(0.0, 0) / last.num == pytest.approx(metrics["clip"]["pos_frac"])
+    # Each weight counts as the upper edge of its bucket, and most buckets are 0.1 wide.
+    assert 0 <= last.sum / last.num - metrics["weight"]["pos_mean"] < 0.3
 
 
 def test_every_value_is_of_its_own_iteration(run):
@@ -189,9 +226,9 @@ def test_engine_and_learner_agree_in_float32(run):
 
 def test_evaluate_reports_accuracy_with_its_standard_error(run):
     evaluation = run.evaluation
-    assert {"accuracy", "avg@8", "avg@8_se", "pass@8", "pass@8_se", "num_prompts"} <= evaluation.keys()
+    assert {"accuracy", "avg_at_8", "avg_at_8_se", "pass_at_8", "pass_at_8_se", "num_prompts"} <= evaluation.keys()
     assert evaluation["num_prompts"] == 8
-    assert evaluation["accuracy"] == evaluation["avg@8"] <= evaluation["pass@8"]
+    assert evaluation["accuracy"] == evaluation["avg_at_8"] <= evaluation["pass_at_8"]
     assert evaluation["env_runners"]["episode_return_mean"] == evaluation["accuracy"]
 
 
@@ -317,6 +354,23 @@ def test_an_env_class_of_ones_own_trains(counting):
 
 def test_evaluation_takes_no_more_tasks_than_there_are(counting):
     assert counting.evaluate()["num_prompts"] == 5
+
+
+def test_the_policys_module_is_that_of_the_local_learner(counting):
+    module = counting.get_module()
+    ours = module.policy.hf_model.state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in fetch(counting.learner_group.weights()))
+    assert counting.get_module("another") is None
+
+
+def test_a_users_function_with_a_typo_costs_one_restart_and_no_wait(counting, capfd):
+    lost = counting.train()["runners"]["lost"]
+    counting.env_runner_group.foreach_env_runner(lambda runner: runner.modul, local_env_runner=False)
+    start = time.monotonic()
+    result = counting.train()
+    assert time.monotonic() - start < 120  # env_runner_restore_timeout_s is 600
+    assert result["runners"] == {"in_service": 1, "lost": lost + 1}
+    assert "env runner 1 is restarted: a function that was called on it has raised" in capfd.readouterr().err
 
 
 @pytest.mark.slow

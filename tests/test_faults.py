@@ -12,6 +12,7 @@ from faults import FailingEnv, arm_runner, assert_gone, crash, die, fail_at_call
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from aspo_rllib import watchdog
 from aspo_rllib.watchdog import watch
 
 ITERATIONS = 6
@@ -164,6 +165,16 @@ def test_what_takes_too_long_says_where_it_is(capfd):
     told = capfd.readouterr().err
     assert told.startswith("the stage: longer than stage_timeout_s=0.1")
     assert "test_what_takes_too_long_says_where_it_is" in told  # in the stack of this thread
+
+
+def test_who_waits_says_so(capfd, monkeypatch):
+    monkeypatch.setattr(watchdog, "TELL_EVERY_S", 0.1)
+    with watchdog.tell_waiting("waiting for godot"):
+        time.sleep(0.35)
+    told = capfd.readouterr().err.splitlines()
+    assert len(told) >= 2 and set(told) == {"waiting for godot (0 s so far)"}
+    time.sleep(0.2)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("limit_s", [None, 30.0])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from difflib import get_close_matches
 from typing import Any
 
 from aspo_rllib.config.settings import ASPOSettings
+from aspo_rllib.metric_names import legal_part
 
 DEFAULT_SET = "default"  # the name of the only set of a config without eval_sets
 
@@ -25,7 +25,6 @@ SETTINGS = (
 )
 # These names appear next to the names of the sets in the results.
 _RESERVED_NAMES = ("accuracy", "env_runners", "iteration")
-_NAME = re.compile(r"(?!.*--)[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # RLlib joins names with "--" in checkpoints
 
 
 def set_configs(config: ASPOSettings) -> dict[str, ASPOSettings]:
@@ -49,10 +48,10 @@ def check_eval_sets(eval_sets: Any) -> None:
     if not isinstance(eval_sets, dict) or not eval_sets:
         raise ValueError(f"eval_sets={eval_sets!r}: expected a dict of names to settings, or None.")
     for name, settings in eval_sets.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED_NAMES:
+        if not isinstance(name, str) or not name or name != legal_part(name) or name in _RESERVED_NAMES:
             raise ValueError(
-                f"eval_sets: the name {name!r}: expected letters, digits and _.+-, no '--', and none of "
-                f"{', '.join(_RESERVED_NAMES)}."
+                f"eval_sets: the name {name!r}: expected letters, digits and _, because it is part of metrics' names "
+                f"in every tracker, and none of {', '.join(_RESERVED_NAMES)}."
             )
         if not isinstance(settings, dict):
             raise ValueError(f"eval_sets[{name!r}]={settings!r}: expected a dict of settings.")

@@ -1,4 +1,7 @@
-"""The results of an evaluation from its graded completions: avg@k, pass@k, maj@k, and accuracies of groups of tasks."""
+"""The results of an evaluation from its graded completions: avg@k, pass@k, maj@k, and accuracies of groups of tasks.
+
+Their names are `avg_at_k`, `pass_at_k` and `maj_at_k`, since trackers refuse an "@".
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from aspo_rllib.metric_names import legal_parts
 
 # Name of each bucket, and the highest pass rate in it.
 _PASS_RATES = (("never", 0.0), ("hard", 0.25), ("medium", 0.75), ("easy", np.nextafter(1.0, 0.0)), ("always", 1.0))
@@ -19,12 +24,13 @@ def scores(rows: Sequence[Row]) -> dict[str, float]:
 
     Errors (`_se`) are standard errors over prompts, NaN for a single one.
 
-    - `accuracy`: the mean over prompts of the share of right completions; `avg@k`, `avg@k_se`: the same with its error.
-    - `pass@1`, `pass@2`, `pass@4`, ... `pass@k`, each with `_se`: unbiased.
-    - `maj@k`, `maj@k_se`: see `majority`. NaN if no completion of the whole evaluation has an extracted answer.
+    - `accuracy`: the mean over prompts of the share of right completions. `avg_at_16`, `avg_at_16_se` (for k = 16): the
+      same with its error.
+    - `pass_at_1`, `pass_at_2`, `pass_at_4`, ... up to k, each with `_se`: unbiased.
+    - `maj_at_16`, `maj_at_16_se`: see `majority`. NaN if no completion of the whole evaluation has an extracted answer.
     - `num_prompts`, `length_mean` (tokens), `truncated_frac`, `repetition_frac`.
-    - `by_source/<data source>/accuracy` and `/num_prompts`, with "." for a "/" in the source's name.
-    - `by_difficulty/<difficulty>/accuracy` and `/num_prompts`, if the env's info has a difficulty.
+    - `by_source/<data source>/accuracy` and `/num_prompts`, with the source's name as `metric_names` makes it legal.
+    - `by_difficulty/<difficulty>/accuracy` and `/num_prompts`, likewise, if the env's info has a difficulty.
     - `by_pass_rate/<bucket>/num_prompts`: prompts by their share of right completions: never (0), hard (up to 1/4),
       medium (up to 3/4), easy (below 1), always (1).
 
@@ -53,13 +59,13 @@ def _of_verdicts(prompts: Sequence[Sequence[Row]]) -> dict[str, float]:
     first = [prompt[0] for prompt in prompts]
     return (
         {"accuracy": float(per_prompt.mean())}
-        | _with_error(f"avg@{k}", per_prompt)
+        | _with_error(f"avg_at_{k}", per_prompt)
         | {
             name: value
             for j in _powers_of_two(k)
-            for name, value in _with_error(f"pass@{j}", pass_at_k(correct, j)).items()
+            for name, value in _with_error(f"pass_at_{j}", pass_at_k(correct, j)).items()
         }
-        | _with_error(f"maj@{k}", _majorities(prompts))
+        | _with_error(f"maj_at_{k}", _majorities(prompts))
         | _accuracy_by("by_source", [row["data_source"] for row in first], per_prompt)
         | _accuracy_by("by_difficulty", [row["difficulty"] for row in first], per_prompt)
         | _by_pass_rate(per_prompt)
@@ -125,12 +131,11 @@ def _accuracy_by(group: str, labels: Sequence[str | None], per_prompt: np.ndarra
     members = defaultdict(list)
     for label, accuracy in zip(labels, per_prompt, strict=True):
         if label is not None:
-            # RLlib joins names with "/" in results, and with "--" in checkpoints.
-            members[label.replace("/", ".").replace("--", ".")].append(accuracy)
+            members[label].append(accuracy)
     results = {}
-    for label in sorted(members):
-        results[f"{group}/{label}/accuracy"] = float(np.mean(members[label]))
-        results[f"{group}/{label}/num_prompts"] = float(len(members[label]))
+    for label, name in legal_parts(sorted(members)).items():
+        results[f"{group}/{name}/accuracy"] = float(np.mean(members[label]))
+        results[f"{group}/{name}/num_prompts"] = float(len(members[label]))
     return results
 
 

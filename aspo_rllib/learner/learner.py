@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.utils.metrics import LEARNER_RESULTS
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -68,6 +69,7 @@ class ASPOTorchLearner(PolicyLearner):
             },
             learner_metrics=self.metrics.reduce(),
             old_logprobs_s=scored_s,
+            histograms=self.tally.histograms(),
         )
 
     def _free_memory(self) -> None:
@@ -140,6 +142,7 @@ class ASPOTorchLearner(PolicyLearner):
                 batch=m,
                 fwd_out={"logprobs": logprobs, "entropy": entropy},
             )
+            self._tally_loss("total_loss", loss, m)
             # A loss that is not finite can have finite gradients, for example if the reference is broken. Multiplied
             # with NaN, its gradient makes every rank skip the step.
             (loss if loss.isfinite() else loss * torch.nan).backward()
@@ -154,6 +157,12 @@ class ASPOTorchLearner(PolicyLearner):
         else:
             self.num_skipped_steps += 1
         return grad_norm
+
+    def _tally_loss(self, name: str, loss: Tensor, m: Microbatch) -> None:
+        """Record a part of the loss under RLlib's name for it: its mean over optimizer steps."""
+        # A step's loss is the sum over its micro-batches and over the learners.
+        share = m.share_of_step / max(1, self.config.num_learners)
+        self.tally.add(f"{LEARNER_RESULTS}/{DEFAULT_MODULE_ID}/{name}", loss.detach(), share)
 
     def compute_loss_for_module(  # type: ignore[override]
         self, *, module_id: str, config: ASPOSettings, batch: Microbatch, fwd_out: dict[str, Tensor]
@@ -178,10 +187,13 @@ class ASPOTorchLearner(PolicyLearner):
         )
         tally_loss(self.tally, out, logprobs, m.old_logprobs, m.advantages, m.loss_mask)
         loss = out.loss
+        self._tally_loss("policy_loss", loss, m)
         if m.ref_logprobs is not None:
             kl = kl_penalty(logprobs, m.ref_logprobs, m.loss_mask, config.kl_estimator, clamp=config.kl_clamp)
             kl_coef = m.by_entropy(method.kl_coef, config.kl_coef_high_entropy)
-            loss = loss + (m.coefficients * kl_coef * kl).sum()
+            kl_loss = (m.coefficients * kl_coef * kl).sum()
+            self._tally_loss("kl_loss", kl_loss, m)
+            loss = loss + kl_loss
             self.tally.add("kl/ref", kl.detach().sum(), m.loss_mask.sum())
         if config.entropy_coef:
             loss = loss - config.entropy_coef * (m.coefficients * fwd_out["entropy"]).sum()

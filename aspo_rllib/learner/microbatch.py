@@ -27,6 +27,7 @@ class Microbatch:
         one.
     old_logprobs, high_entropy: set before the update's first step or during it; `is_frozen` is True afterwards.
     ref_logprobs: set before the first step if there is a reference.
+    share_of_step: 1 / the number of micro-batches in this learner's optimizer step.
     """
 
     tokens: TokenBatch
@@ -34,6 +35,7 @@ class Microbatch:
     loss_mask: Tensor
     coefficients: Tensor
     sampler_logprobs: Tensor
+    share_of_step: float
     policy_coefficients: Tensor = field(init=False)
     old_logprobs: Tensor = field(init=False)
     high_entropy: Tensor = field(init=False)
@@ -86,4 +88,5 @@ def build_microbatch(
             max_completion_tokens=max_completion_tokens,
         ),
         sampler_logprobs=torch.from_numpy(sampler_logprobs).to(device),
+        share_of_step=1 / len(minibatch.microbatches),
     )

@@ -13,6 +13,12 @@ from aspo_rllib.losses import PolicyLoss, kl_penalty
 from aspo_rllib.types import UpdateResult
 
 PROBABILITY_BUCKETS = 10
+# Upper edges of the buckets of token weights, each included. The first bucket has the masked tokens, whose weight is 0.
+WEIGHT_EDGES = (
+    *(n / 10 for n in range(21)),  # 0, 0.1, ... 2
+    *(n / 4 for n in range(9, 17)),  # 2.25, 2.5, ... 4
+    *(5.0, 6.0, 8.0, 10.0, 20.0, 50.0, 100.0, 1e3, 1e9),
+)
 
 Number = float | Tensor  # of no dimension
 
@@ -23,6 +29,7 @@ class Tally:
     def __init__(self) -> None:
         self._sums: dict[str, list[Number]] = defaultdict(lambda: [0.0, 0.0])
         self._maxima: dict[str, list[Number]] = defaultdict(list)
+        self._histograms: dict[str, Tensor] = {}
 
     def add(self, name: str, numerator: Number, denominator: Number) -> None:
         self._sums[name][0] += numerator
@@ -30,6 +37,15 @@ class Tally:
 
     def highest(self, name: str, value: Number) -> None:
         self._maxima[name].append(value)
+
+    def count_weights(self, name: str, weights: Tensor) -> None:
+        """Add `[N]` token weights to the histogram with the buckets of `WEIGHT_EDGES`."""
+        edges = torch.tensor(WEIGHT_EDGES, dtype=weights.dtype, device=weights.device)
+        counts = torch.bincount(torch.bucketize(weights, edges[:-1]), minlength=len(WEIGHT_EDGES))
+        self._histograms[name] = self._histograms.get(name, 0) + counts
+
+    def histograms(self) -> dict[str, np.ndarray]:
+        return {name: counts.cpu().numpy() for name, counts in self._histograms.items()}
 
     def sums(self) -> dict[str, tuple[float, float]]:
         return {name: (float(n), float(d)) for name, (n, d) in self._sums.items()}
@@ -59,6 +75,7 @@ def tally_loss(
         count = tokens.sum()
         tally.add(f"ratio/{sign}_mean", ratio[tokens].sum(), count)
         tally.add(f"weight/{sign}_mean", weight[tokens].sum(), count)
+        tally.count_weights(f"weight/{sign}", weight[tokens])
         tally.add(f"clip/{sign}_frac", (weight[tokens] == 0).sum(), count)
         tally.add(f"cap/{sign}_frac", out.held[tokens].sum(), count)
         _tally_by_probability(tally, f"weight_by_prob/{sign}", weight[tokens], old_logprobs[tokens])
@@ -107,3 +124,9 @@ def merge_updates(results: Sequence[UpdateResult]) -> dict[str, float]:
     for name in {name for result in results for name in result.maxima}:
         merged[name] = max(result.maxima[name] for result in results if name in result.maxima)
     return merged | results[0].values
+
+
+def merge_histograms(results: Sequence[UpdateResult]) -> dict[str, np.ndarray]:
+    """The histograms of all learners, added."""
+    names = {name for result in results for name in result.histograms}
+    return {name: np.sum([r.histograms[name] for r in results if name in r.histograms], axis=0) for name in names}

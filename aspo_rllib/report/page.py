@@ -253,7 +253,7 @@ def _notes(experiment: Experiment) -> list[str]:
 
 def _prompt_error(experiment: Experiment) -> str:
     """A sentence with the standard error over prompts of the last evaluation; "" if the trials do not report it."""
-    names = {n for t in experiment.trials for row in t.rows.values() for n in row if n.startswith("evaluation/avg@")}
+    names = {n for t in experiment.trials for row in t.rows.values() for n in row if n.startswith("evaluation/avg_at_")}
     errors = [t.series(name) for name in sorted(names) if name.endswith("_se") for t in experiment.trials]
     last = [list(series.values())[-1] for series in errors if series]
     if not experiment.metric.startswith("evaluation/") or not last:

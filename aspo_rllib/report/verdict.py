@@ -151,7 +151,7 @@ def too_few(comparisons: Sequence[Comparison]) -> str | None:
 
 def words(metric: str) -> tuple[str, str]:
     """The words for a larger and for a smaller value of a metric."""
-    is_score = any(name in metric for name in ("accuracy", "avg@", "pass@", "reward"))
+    is_score = any(name in metric for name in ("accuracy", "avg_at_", "pass_at_", "maj_at_", "reward"))
     return ("better", "worse") if is_score else ("higher", "lower")
 
 

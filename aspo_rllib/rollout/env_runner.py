@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import cached_property, partial
@@ -264,8 +265,9 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
 
     def assert_healthy(self) -> None:
-        """Wait until the engine has started; raises the error if it could not start."""
-        assert not self._has_failed  # the driver is about to restart this process
+        """Wait for the engine; raises its error. After the error of another call: end this process for a new one."""
+        if self._has_failed:
+            os._exit(1)  # Ray would not restart an actor that ends itself by `exit_actor`
         assert self.engine
 
     def apply(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 from ray.rllib.core import COMPONENT_RL_MODULE
 
 from aspo_rllib.internals import actor_manager
-from aspo_rllib.watchdog import patience_s
+from aspo_rllib.watchdog import patience_s, tell_waiting
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -35,7 +35,8 @@ class RunnerPool:
     weights: returns the current weights, which runners get after a restart and when they wake up.
 
     With `restart_failed_env_runners=False` a runner's error is raised here instead of restarting the runner. A runner
-    is in service if it answered its last call; `num_lost` counts the runners that were taken out of service.
+    is in service if it answered its last call; `num_lost` counts the runners that were taken out of service, also by
+    RLlib, which does this when a function raises that a user calls by `foreach_env_runner`.
     """
 
     def __init__(self, env_runner_group: EnvRunnerGroup, config: ASPOSettings, weights: Callable[[], WeightsHandle]):
@@ -45,6 +46,7 @@ class RunnerPool:
         self.asleep = False
         self.num_lost = 0
         self.last_error: Exception | None = None
+        self._restarting: set[int] = set()
 
     @property
     def healthy(self) -> list[int]:
@@ -53,7 +55,8 @@ class RunnerPool:
 
     def wait_for_engines(self) -> None:
         """Wait until all engines have started. Raises RuntimeError with the error of the first one that failed."""
-        results = self._actors.foreach_actor(lambda runner: runner.assert_healthy()).result_or_errors
+        with tell_waiting("waiting for the engines of the env runners to start"):
+            results = self._actors.foreach_actor(lambda runner: runner.assert_healthy()).result_or_errors
         for result in results:
             if not result.ok:
                 error = result.get()
@@ -120,18 +123,20 @@ class RunnerPool:
         """
         limit = self._config.env_runner_restore_timeout_s if self._config.restart_failed_env_runners else 0.0
         deadline = time.monotonic() + limit
-        while True:
-            _, num_gone = self._probe()
-            if self.asleep:
-                self.load(self._weights())
-            if self.healthy:
-                return self.healthy
-            if num_gone == self._actors.num_actors() or time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"No env runner is left: {num_gone} of {self._actors.num_actors()} cannot be restarted, the others "
-                    f"did not come back within {limit:g} s (env_runner_restore_timeout_s). The last error is above."
-                ) from self.last_error
-            time.sleep(POLL_S)
+        with tell_waiting(f"no env runner is in service; waiting up to env_runner_restore_timeout_s={limit:g} for one"):
+            while True:
+                _, num_gone = self._probe()
+                if self.asleep:
+                    self.load(self._weights())
+                if self.healthy:
+                    return self.healthy
+                if num_gone == self._actors.num_actors() or time.monotonic() > deadline:
+                    raise RuntimeError(
+                        f"No env runner is left: {num_gone} of {self._actors.num_actors()} cannot be restarted, the "
+                        f"others did not come back within {limit:g} s (env_runner_restore_timeout_s). The last error "
+                        "is above."
+                    ) from self.last_error
+                time.sleep(POLL_S)
 
     def stop(self) -> None:
         """Stop all runners, including those that hang."""
@@ -143,6 +148,8 @@ class RunnerPool:
         away = [number for number in self._actors.actor_ids() if number not in self.healthy]
         if not away:
             return [], 0
+        for number in set(away) - self._restarting:  # taken out of service by RLlib
+            self._note_loss(number, RuntimeError("a function that was called on it has raised"))
         results = self._actors.foreach_actor(
             lambda runner: runner.assert_healthy(),
             remote_actor_ids=away,
@@ -151,21 +158,27 @@ class RunnerPool:
             mark_healthy=True,
         ).result_or_errors
         back = [result.actor_id for result in results if result.ok]
+        self._restarting -= set(back)
         if back:
             back = list(self.call(partial(_load, self._weights()), back))
         return back, sum(isinstance(result.get(), ActorDiedError) for result in results if not result.ok)
 
     def _lose(self, number: int, error: Exception) -> None:
         """Take a runner out of service; Ray restarts it."""
-        self.last_error = error
         if not self._config.restart_failed_env_runners:
+            self.last_error = error
             raise error
-        print(f"env runner {number} is restarted: {error}", file=sys.stderr, flush=True)
-        self.num_lost += 1
+        self._note_loss(number, error)
         self._actors.set_actor_state(number, healthy=False)
         if not isinstance(error, RayActorError):
             # The process is alive, but after an exception the state of its engine and env is unknown.
             ray.kill(self._actors.actors()[number], no_restart=False)
+
+    def _note_loss(self, number: int, error: Exception) -> None:
+        self.last_error = error
+        self.num_lost += 1
+        self._restarting.add(number)
+        print(f"env runner {number} is restarted: {error}", file=sys.stderr, flush=True)
 
 
 def _load(handle: WeightsHandle, runner: TextEnvRunner) -> int:

@@ -9,7 +9,8 @@ from itertools import chain
 
 import numpy as np
 
-from aspo_rllib.types import BadNumbersError, RolloutGroup
+from aspo_rllib.metric_names import legal_parts
+from aspo_rllib.types import BadNumbersError, Rollout, RolloutGroup
 
 REPETITION_NGRAM_WORDS = 20
 
@@ -17,9 +18,13 @@ REPETITION_NGRAM_WORDS = 20
 def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Metrics of a batch of groups before any group is filtered out."""
     rollouts = [r for g in groups for r in g.rollouts]
+    rewards = [[r.reward for r in g.rollouts] for g in groups]
     return {
-        "reward/mean": float(np.mean([r.reward for r in rollouts])),
+        "reward/mean": float(np.mean(list(chain.from_iterable(rewards)))),
+        "reward/std": float(np.std(list(chain.from_iterable(rewards)))),
+        "reward/group_std": float(np.mean([np.std(of_group) for of_group in rewards])),
         "length/mean": float(np.mean([len(r.completion_ids) for r in rollouts])),
+        **_lengths_by_ending(rollouts),
         "length/max": float(max(len(r.completion_ids) for r in rollouts)),
         "length/empty_frac": float(np.mean([not r.completion for r in rollouts])),
         "length/truncated_frac": float(np.mean([r.finish_reason == "length" for r in rollouts])),
@@ -28,6 +33,15 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "grader/seconds": float(sum(r.info.get("grade_seconds", 0.0) for r in rollouts)),
         **_accuracies(groups),
     }
+
+
+def _lengths_by_ending(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Mean tokens of the completions that the model ended, and of those that were cut; without those that are none."""
+    by_ending: dict[str, list[int]] = defaultdict(list)
+    for rollout in rollouts:
+        ending = "truncated" if rollout.finish_reason == "length" else "finished"
+        by_ending[ending].append(len(rollout.completion_ids))
+    return {f"length/{ending}_mean": float(np.mean(lengths)) for ending, lengths in by_ending.items()}
 
 
 def _accuracies(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -45,9 +59,9 @@ def _accuracies(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "groups/all_right_frac": float(np.mean([all(v) for v in everything])),
         "groups/all_wrong_frac": float(np.mean([not any(v) for v in everything])),
     } | {
-        f"reward/{name}/accuracy": float(np.mean(list(chain.from_iterable(verdicts))))
-        for name, verdicts in judged.items()
-        if name
+        f"reward/{name}/accuracy": float(np.mean(list(chain.from_iterable(judged[label]))))
+        for label, name in legal_parts(judged).items()
+        if label
     }
 
 

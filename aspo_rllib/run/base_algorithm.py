@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
+    EPISODE_LEN_MEAN,
     EPISODE_RETURN_MEAN,
     EVALUATION_RESULTS,
     NUM_ENV_STEPS_SAMPLED,
@@ -48,15 +51,17 @@ class TextAlgorithm(Algorithm):
     iterations_trained: int
     weights_version: int
     # Callbacks read these: the groups of the last batch, the advantages of the groups that were trained on (by
-    # position), and the groups of the last evaluation (by the set's name).
+    # position), the histograms of the last update's token weights ("weight/pos", "weight/neg"; {} without an update),
+    # and the groups of the last evaluation (by the set's name).
     latest_groups: list[RolloutGroup]
     latest_advantages: dict[int, np.ndarray]
+    latest_histograms: dict[str, np.ndarray]
     latest_evaluation_groups: dict[str, list[RolloutGroup]]
     _latest_evaluation: dict[str, Any]
 
     def setup(self, config: ASPOSettings) -> None:  # type: ignore[override]
         self.iterations_trained = self.weights_version = 0
-        self.latest_groups, self.latest_advantages = [], {}
+        self.latest_groups, self.latest_advantages, self.latest_histograms = [], {}, {}
         self.latest_evaluation_groups, self._latest_evaluation = {}, {}
         super().setup(config)
 
@@ -92,6 +97,21 @@ class TextAlgorithm(Algorithm):
             return type(self).__name__
         return str(super().__repr__())  # type: ignore[no-untyped-call]
 
+    def get_module(self, module_id: str = DEFAULT_MODULE_ID) -> RLModule | None:
+        """The policy's module in the local learner, or None if `module_id` is unknown. `.policy.hf_model` generates.
+
+        Raises RuntimeError with `num_learners` above 0: the weights are then in other processes.
+        """
+        if self.learner_group.is_remote:
+            raise RuntimeError(
+                f"num_learners={self.config.num_learners}: the policy is in the learners' processes, and get_module() "
+                "returns that of a learner in this process (num_learners=0). Use algo.learner_group.on_all(f), which "
+                "calls f(learner) on every learner, whose policy is learner.policy; or algo.save_to_path(folder), and "
+                "load the model from folder/learner_group/hf."
+            )
+        modules = self.learner_group.on_all(lambda learner: learner.module)[0]
+        return modules.get(module_id)
+
     @classmethod
     def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:
         return False  # evaluation runs on the training runners
@@ -115,7 +135,11 @@ class TextAlgorithm(Algorithm):
             "tokens/completion": sum(len(r.completion_ids) for r in rollouts),
             "tokens/prompt": sum(len(r.prompt_ids) for r in rollouts),
         }
-        self._log(metrics | tokens | {f"{ENV_RUNNER_RESULTS}/{EPISODE_RETURN_MEAN}": metrics["reward/mean"]})
+        episodes = {
+            f"{ENV_RUNNER_RESULTS}/{EPISODE_RETURN_MEAN}": metrics["reward/mean"],
+            f"{ENV_RUNNER_RESULTS}/{EPISODE_LEN_MEAN}": metrics["length/mean"],
+        }
+        self._log(metrics | tokens | episodes)
         for name, reduce in (
             (NUM_EPISODES, "sum"),
             (NUM_ENV_STEPS_SAMPLED, "sum"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
@@ -58,26 +59,47 @@ class ProgressCallback(Callback):
             done,
             accuracy=result["reward"].get("accuracy"),
             held_out=evaluation.get("accuracy") if evaluation.get("iteration") == done else None,
-            entropy=result.get("entropy", {}).get("mean"),
-            clip=result.get("clip", {}).get("pos_frac"),
-            kl=result.get("kl", {}).get("old"),
+            entropy=_known(result, "entropy", "mean"),
+            clip=_known(result, "clip", "pos_frac"),
+            kl=_known(result, "kl", "old"),
             tokens_per_s=result["tokens"]["completion"] / result["time_this_iter_s"],
             eta=str(timedelta(seconds=seconds_left)),
+            note=_without_update(result),
         )
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         if self._times.iterations:  # 0 if the resumed run was already finished
             self._print(self._times.table())
 
-    def _line(self, trial: Trial, done: int, **values: float | str | None) -> None:
+    def _line(self, trial: Trial, done: int, *, note: str = "", **values: float | str | None) -> None:
         cells = [
             f"{values[name]:>{width}{form}}" if values.get(name) is not None else " " * width
             for name, (_, width, form) in _COLUMNS.items()
         ]
-        self._print(f"{trial.trial_id:<12} {done:>4}/{self._iterations:<4} {' '.join(cells)}".rstrip())
+        self._print(f"{trial.trial_id:<12} {done:>4}/{self._iterations:<4} {' '.join(cells)}  {note}".rstrip())
 
     def _print(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
+
+
+def _known(result: Mapping[str, Any], group: str, name: str) -> float | None:
+    """A metric of the update; None if there was no update, for which RLlib writes NaN after the first one."""
+    return result.get(group, {}).get(name) if _was_updated(result) else None
+
+
+def _was_updated(result: Mapping[str, Any]) -> bool:
+    return not math.isnan(result["time"].get("update_s", math.nan))
+
+
+def _without_update(result: Mapping[str, Any]) -> str:
+    """What the line of an iteration without an update says of it."""
+    if _was_updated(result):
+        return ""
+    groups = result.get("groups", {})
+    if "all_right_frac" not in groups:
+        return "no update: the rewards within each group are equal"
+    right, wrong = groups["all_right_frac"], groups["all_wrong_frac"]
+    return f"no update: {right:.0%} of the groups all right, {wrong:.0%} all wrong"
 
 
 def plot_curves(progress: pd.DataFrame, path: Path, title: str) -> None:

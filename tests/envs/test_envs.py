@@ -82,12 +82,12 @@ def test_reset_and_step_return_what_the_runner_reads():
     prompt, info = env.reset(seed=1, options={"index": 7})
     task = env.task(7)
     assert prompt == task.prompt
-    assert info == {"index": 7, "data_source": "arithmetic/+3"}
+    assert info == {"index": 7, "data_source": "arithmetic/add_3"}
     observation, reward, terminated, truncated, info = env.step(f" {task.answer}\n")
     assert (observation, reward, terminated, truncated) == ("", 1.0, True, False)
     assert info.pop("grade_seconds") >= 0
     assert info == {
-        "data_source": "arithmetic/+3",
+        "data_source": "arithmetic/add_3",
         "index": 7,
         "extracted": task.answer,
         "correct": True,

@@ -51,7 +51,7 @@ def test_every_completion_is_kept_and_counted(finished):
     rows = table(out)
     assert list(rows.columns) == list(COLUMNS) and len(rows) == 6 * 4
     assert rows.groupby("index")["sample"].apply(list).tolist() == [[0, 1, 2, 3]] * 6
-    assert numbers["accuracy"] == numbers["avg@4"] == rows["correct"].mean()
+    assert numbers["accuracy"] == numbers["avg_at_4"] == rows["correct"].mean()
     assert (numbers["num_prompts"], numbers["ungraded_prompts"], numbers["overlong_prompts"]) == (6, 0, 0)
     assert json.loads((out / "results.json").read_text())["results"] == numbers
 
@@ -74,7 +74,7 @@ def test_a_finished_evaluation_starts_no_engine_and_says_the_same(finished, caps
     flags += ["--env-config", '{"digits": 3, "split": "test"}', "--max-prompt-tokens", "32"]
     main([*flags, "--max-completion-tokens", "8"])
     printed = capsys.readouterr().out
-    assert re.search(rf"^avg@4 +{numbers['avg@4']:.4g} ± {numbers['avg@4_se']:.2g}$", printed, re.MULTILINE)
+    assert re.search(rf"^avg_at_4 +{numbers['avg_at_4']:.4g} ± {numbers['avg_at_4_se']:.2g}$", printed, re.MULTILINE)
     with pytest.raises(SystemExit, match="max_completion_tokens=8, not 9"):
         main([*flags, "--max-completion-tokens", "9"])
 

@@ -22,8 +22,8 @@ def prompt(index, verdicts, extracted=None, **columns):
 def test_accuracy_is_the_mean_over_prompts_with_its_standard_error():
     # Per prompt 1/2, 0, 1: mean 1/2; std (ddof 1) of [.5, 0, 1] = 0.5, so the error is 0.5 / sqrt(3).
     results = scores(prompt(5, [1, 0]) + prompt(6, [0, 0]) + prompt(9, [1, 1]))
-    assert results["accuracy"] == results["avg@2"] == pytest.approx(0.5)
-    assert results["avg@2_se"] == pytest.approx(0.5 / 3**0.5)
+    assert results["accuracy"] == results["avg_at_2"] == pytest.approx(0.5)
+    assert results["avg_at_2_se"] == pytest.approx(0.5 / 3**0.5)
     assert results["num_prompts"] == 3
 
 
@@ -36,32 +36,32 @@ def test_rewards_without_verdicts_have_a_mean_and_no_accuracy():
     results = scores(rows)
     assert results["reward_mean"] == pytest.approx(0.025) and results["reward_mean_se"] == pytest.approx(0.525)
     assert results["num_prompts"] == 2 and results["length_mean"] == 1.0
-    assert not [name for name in results if "accuracy" in name or "@" in name or "pass_rate" in name]
+    assert not [name for name in results if "accuracy" in name or "_at_" in name or "pass_rate" in name]
 
 
 def test_pass_at_powers_of_two_and_at_k():
     results = scores(prompt(0, [1, 0, 0, 0, 0, 0]) + prompt(1, [0, 0, 1, 1, 0, 1]))
     # 1 of 6 right: a subset of j holds it with j/6. 3 of 6 right: 1 - C(3,2)/C(6,2) = 4/5; no 4 are all wrong.
-    assert [name for name in results if name.startswith("pass@") and "_se" not in name] == [
-        "pass@1",
-        "pass@2",
-        "pass@4",
-        "pass@6",
+    assert [name for name in results if name.startswith("pass_at_") and "_se" not in name] == [
+        "pass_at_1",
+        "pass_at_2",
+        "pass_at_4",
+        "pass_at_6",
     ]
-    assert results["pass@1"] == pytest.approx((1 / 6 + 3 / 6) / 2) == results["accuracy"]
-    assert results["pass@2"] == pytest.approx((2 / 6 + 4 / 5) / 2)
-    assert results["pass@4"] == pytest.approx((4 / 6 + 1) / 2)
-    assert results["pass@6"] == pytest.approx(1)
+    assert results["pass_at_1"] == pytest.approx((1 / 6 + 3 / 6) / 2) == results["accuracy"]
+    assert results["pass_at_2"] == pytest.approx((2 / 6 + 4 / 5) / 2)
+    assert results["pass_at_4"] == pytest.approx((4 / 6 + 1) / 2)
+    assert results["pass_at_6"] == pytest.approx(1)
     # Two values a and b: std (ddof 1) is |a - b| / sqrt(2), over sqrt(2): |a - b| / 2.
-    assert results["pass@2_se"] == pytest.approx((4 / 5 - 2 / 6) / 2)
-    assert results["pass@6_se"] == pytest.approx(0)
+    assert results["pass_at_2_se"] == pytest.approx((4 / 5 - 2 / 6) / 2)
+    assert results["pass_at_6_se"] == pytest.approx(0)
 
 
 @pytest.mark.parametrize(("k", "names"), [(1, ["1"]), (2, ["1", "2"]), (3, ["1", "2", "3"]), (8, ["1", "2", "4", "8"])])
 def test_every_k_is_there_once(k, names):
     results = scores(prompt(0, [1] * k))
-    assert [name for name in results if name.startswith("pass@")] == [
-        f"pass@{j}{e}" for j in names for e in ("", "_se")
+    assert [name for name in results if name.startswith("pass_at_")] == [
+        f"pass_at_{j}{e}" for j in names for e in ("", "_se")
     ]
 
 
@@ -90,15 +90,15 @@ def test_maj_at_k_is_the_mean_of_the_majorities():
         + prompt(1, [1, 0, 0, 0], ["7", "8", "8", "8"])
         + prompt(2, [1, 0, 0, 0], ["7", "8", None, None])
     )
-    assert results["maj@4"] == pytest.approx(0.5) and results["maj@4_se"] == pytest.approx(0.5 / 3**0.5)
+    assert results["maj_at_4"] == pytest.approx(0.5) and results["maj_at_4_se"] == pytest.approx(0.5 / 3**0.5)
 
 
 def test_there_is_no_majority_where_nothing_is_extracted():
     results = scores(prompt(0, [1, 1], [None, None]))
-    assert math.isnan(results["maj@2"]) and results["accuracy"] == 1
+    assert math.isnan(results["maj_at_2"]) and results["accuracy"] == 1
     # But a single answer in the whole evaluation makes silence count as wrong.
     results = scores(prompt(0, [0, 0], [None, None]) + prompt(1, [1, 0], ["7", None]))
-    assert results["maj@2"] == 0.5
+    assert results["maj_at_2"] == 0.5
 
 
 def test_accuracy_by_source_and_difficulty():
@@ -108,8 +108,8 @@ def test_accuracy_by_source_and_difficulty():
         + prompt(2, [0, 0], data_source="aime", difficulty="5")
     )
     assert {name: value for name, value in results.items() if name.startswith(("by_source", "by_difficulty"))} == {
-        "by_source/openai.gsm8k/accuracy": 0.75,
-        "by_source/openai.gsm8k/num_prompts": 2,
+        "by_source/openai_gsm8k/accuracy": 0.75,
+        "by_source/openai_gsm8k/num_prompts": 2,
         "by_source/aime/accuracy": 0,
         "by_source/aime/num_prompts": 1,
         "by_difficulty/1/accuracy": 1,

@@ -344,6 +344,17 @@ def test_the_reference_is_the_initial_model(build_learners, train_batches):
     assert update(learners, train_batches())["kl/ref"] > 0.0
 
 
+def test_the_loss_is_reported_by_its_terms(build_learners, train_batches):
+    learners = build_learners(kl_coef=0.5, aggregation="token", num_epochs=2)
+    update(learners, train_batches())
+    metrics = update(learners, train_batches(minibatch_prompts=1, max_tokens=20))
+    policy, kl, total = (metrics[f"learners/default_policy/{name}_loss"] for name in ("policy", "kl", "total"))
+    assert kl > 0 and policy != 0 and total == pytest.approx(policy + kl)
+    # Of one mini-batch, aggregated by token, the term is the coefficient times the mean over tokens.
+    metrics = update(learners, train_batches(minibatch_prompts=3))
+    assert metrics["learners/default_policy/kl_loss"] == pytest.approx(0.5 * metrics["kl/ref"], rel=1e-5)
+
+
 def test_a_kl_penalty_holds_the_policy_back(build_learners, train_batches):
     drift = []
     for kl_coef in (1e-6, 10.0):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aspo_rllib.learner.tally import Tally, merge_updates, tally_frozen, tally_loss
+from aspo_rllib.learner.tally import WEIGHT_EDGES, Tally, merge_histograms, merge_updates, tally_frozen, tally_loss
 from aspo_rllib.losses import LOSSES, policy_loss
 from aspo_rllib.losses import aspo as aspo_weight
 from aspo_rllib.rollout.engines.engine import Completion
@@ -61,6 +61,18 @@ def test_a_metric_without_tokens_is_left_out():
     assert merge_updates([result(sums={"ratio/neg_mean": (0.0, 0.0), "x": (1.0, 2.0)})]) == {"x": 0.5}
 
 
+def test_histograms_are_added_over_micro_batches_and_learners():
+    tally = Tally()
+    tally.count_weights("weight/pos", torch.tensor([0.0, 0.05, 0.1, 0.11, 1e30]))
+    tally.count_weights("weight/pos", torch.tensor([]))
+    tally.count_weights("weight/pos", torch.tensor([0.1]))
+    counts = tally.histograms()["weight/pos"]
+    assert counts[:3].tolist() == [1, 3, 1] and counts[-1] == 1 and counts.sum() == 6
+    others = [replace(result(), histograms={"weight/pos": counts}), result()]
+    merged = merge_histograms([*others, replace(result(), histograms={"weight/pos": counts, "weight/neg": counts})])
+    assert merged["weight/pos"].tolist() == (2 * counts).tolist() and merged["weight/neg"].tolist() == counts.tolist()
+
+
 def test_loss_metrics_by_hand():
     # Two positive and two negative rows' tokens with chosen ratios; clip 0.2/0.2, cap 3; the last token is padding.
     # Positives r = 1.5 (masked), 1.0 (w 1), 0.25 (1/r = 4, capped at 3); negatives r = 0.5 (masked), 4.0 (capped at 3).
@@ -84,6 +96,11 @@ def test_loss_metrics_by_hand():
     tally = Tally()
     tally_loss(tally, out, logprobs, old, advantages, mask)
     merged = merge_updates([result(tally.sums(), tally.maxima())])
+    by_edge = {
+        name: {WEIGHT_EDGES[i]: int(n) for i, n in enumerate(counts) if n}
+        for name, counts in tally.histograms().items()
+    }
+    assert by_edge == {"weight/pos": {0.0: 1, 1.0: 1, 3.0: 1}, "weight/neg": {0.0: 1, 3.0: 1}}
     assert merged.pop("ratio/max") == pytest.approx(4.0)  # 9.0 is padding
     # k3 of KL(old || new): r - 1 - log r, with r = new / old.
     kl = sum(r - 1 - math.log(r) for r in (1.5, 1.0, 0.25, 0.5, 4.0)) / 5
@@ -176,9 +193,13 @@ def test_rollout_metrics_by_hand(make_groups):
     ]
     metrics = rollout_metrics(groups)
     assert metrics["reward/accuracy"] == 3 / 6 and metrics["reward/mean"] == 6 / 6
+    # Rewards 2, 2 | 0, 0 | 2, 0: every one is 1 away from the mean of all; within the groups 0, 0 and 1.
+    assert metrics["reward/std"] == 1 and metrics["reward/group_std"] == pytest.approx(1 / 3)
     assert metrics["groups/all_right_frac"] == metrics["groups/all_wrong_frac"] == pytest.approx(1 / 3)
     assert metrics["length/mean"] == (4 + 6 + 1 + 3 + 8 + 8) / 6 and metrics["length/max"] == 8
     assert metrics["length/truncated_frac"] == pytest.approx(2 / 6)
+    assert metrics["length/finished_mean"] == (4 + 6 + 8 + 8) / 4 and metrics["length/truncated_mean"] == (1 + 3) / 2
+    assert "length/truncated_mean" not in rollout_metrics(groups[:1])
     assert metrics["grader/timeouts"] == 2 and metrics["grader/seconds"] == 3.0
 
 

@@ -34,7 +34,7 @@ def result(iteration, evaluation, evaluated_at, **more):
         "config": {"loss": "not read from here"},
         "reward": {"accuracy": 0.01 * iteration},
         "entropy": {"mean": 1 / iteration},
-        "evaluation": {"accuracy": evaluation, "iteration": evaluated_at, "avg@4_se": 0.02},
+        "evaluation": {"accuracy": evaluation, "iteration": evaluated_at, "avg_at_4_se": 0.02},
         **more,
     }
 

@@ -216,7 +216,7 @@ def test_what_goes_wrong_while_grading(troubled, groups):
 
     hung = ray.get(sample("hangs", [TASKS[1], TASKS[3]], group_size=2, grader_timeout_s=3.0))
     assert {r.info["grade_status"] for r in hung[0].rollouts} == {"timeout"}
-    assert {r.info["data_source"] for r in hung[0].rollouts} == {"arithmetic/+3"}
+    assert {r.info["data_source"] for r in hung[0].rollouts} == {"arithmetic/add_3"}
     assert [r.reward for r in hung[0].rollouts] == [0.0] * 2
     assert [r.reward for r in hung[1].rollouts] == [r.reward for r in expected[1]]
 
