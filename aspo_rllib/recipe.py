@@ -34,7 +34,7 @@ def run_options(description: str, *, name: str, iterations: int) -> argparse.Arg
     add("--seed", type=int, default=0)
     add("--engine", choices=["vllm", "transformers"], help="engine that generates; default: the script's setting")
     add("--storage-path", default="results", help="folder, or URI such as s3://bucket/runs, for logs and checkpoints")
-    add("--resume", action="store_true", help="continue from the last checkpoint of the run of this name, if any")
+    add("--resume", action="store_true", help="continue the run of this name, if any, also with more --iterations")
     add("--dry-run", action="store_true", help="print plan, memory and resources, then stop")
     add("--profile", action="store_true", help="trace the third iteration: learners, engines and Ray's timeline")
     add("--gpu-memory-gib", type=float, default=80.0, help="memory of one GPU, for the estimates of --dry-run")

@@ -19,6 +19,7 @@ from aspo_rllib.run.base_algorithm import HELD_OUT_ACCURACY
 from aspo_rllib.run.profiling import ProfileCallback
 from aspo_rllib.run.progress import ProgressCallback
 from aspo_rllib.run.progress_csv import ProgressCSVCallback
+from aspo_rllib.run.resuming import StoredRun
 
 
 def run(
@@ -44,7 +45,9 @@ def run(
         checkpoint_frequency=config.evaluation_interval or 0,
         checkpoint_at_end=True,
     )
+    stored = None
     if not args.dry_run:
+        stored = _stored_run(config, args)
         _check_storage(config, args, checkpoint_config)
     if not ray.is_initialized():
         ray.init(logging_level=logging.ERROR, logging_config=ray.LoggingConfig(log_level="ERROR"))
@@ -55,8 +58,12 @@ def run(
     if args.dry_run:
         print("           the cluster has these resources")
         return None
-    failure_config = failure_config or tune.FailureConfig(max_failures=3)
-    tuner = _tuner(config, args, checkpoint_config, failure_config, callbacks)
+    run_config = _run_config(args, checkpoint_config, failure_config, callbacks)
+    print(f"{'resuming' if stored else 'starting':<11} {run_path(args)}", flush=True)
+    if stored:
+        tuner = stored.tuner(args.iterations, run_config, config.to_dict())
+    else:
+        tuner = tune.Tuner(config.algo_class.__name__, param_space=config, run_config=run_config)  # type: ignore[arg-type]
     with preemption.stoppable(args.grace_s) as stop:
         result = tuner.fit()[0]
     preemption.exit_if_stopped(stop, [result])
@@ -68,9 +75,52 @@ def run(
     return result
 
 
+def _run_config(
+    args: argparse.Namespace,
+    checkpoint_config: tune.CheckpointConfig,
+    failure_config: tune.FailureConfig | None,
+    callbacks: Sequence[tune.Callback],
+) -> tune.RunConfig:
+    return tune.RunConfig(
+        name=args.name,
+        storage_path=storage_path(args.storage_path),
+        stop={"training_iteration": args.iterations},
+        callbacks=[
+            ProgressCallback(args.iterations),
+            ProgressCSVCallback(),  # type: ignore[no-untyped-call]
+            preemption.StopCallback(),
+            *callbacks,
+        ],
+        checkpoint_config=checkpoint_config,
+        failure_config=failure_config or tune.FailureConfig(max_failures=3),
+        verbose=0,
+    )
+
+
 def storage_path(text: str) -> str:
     """Make a folder's path absolute, because workers have another working directory. URIs stay unchanged."""
     return text if "://" in text else str(Path(text).expanduser().resolve())
+
+
+def run_path(args: argparse.Namespace) -> str:
+    """Folder or URI of the run that the options name."""
+    return f"{storage_path(args.storage_path)}/{args.name}"
+
+
+def _stored_run(config: ASPOConfig, args: argparse.Namespace) -> StoredRun | None:
+    """The run that `--resume` continues; None if there is none. Raises SystemExit if it must not be continued."""
+    path = run_path(args)
+    if not tune.Tuner.can_restore(path):
+        return None
+    if not args.resume:
+        raise SystemExit(f"There is a run at {path} already: use --resume to continue it, or another --name.")
+    stored = StoredRun.read(path)
+    try:
+        if stored:
+            stored.check(config.to_dict())
+    except ValueError as error:
+        raise SystemExit(f"--resume: {error}") from None
+    return stored
 
 
 def _check_storage(config: ASPOConfig, args: argparse.Namespace, checkpoint_config: tune.CheckpointConfig) -> None:
@@ -81,39 +131,3 @@ def _check_storage(config: ASPOConfig, args: argparse.Namespace, checkpoint_conf
         preflight.check_output(args.storage_path, kept_at_once * preflight.checkpoint_bytes(config))
     except ValueError as error:
         raise SystemExit(str(error)) from None
-
-
-def _tuner(
-    config: ASPOConfig,
-    args: argparse.Namespace,
-    checkpoint_config: tune.CheckpointConfig,
-    failure_config: tune.FailureConfig,
-    callbacks: Sequence[tune.Callback],
-) -> tune.Tuner:
-    storage = storage_path(args.storage_path)
-    trainable = config.algo_class.__name__
-    path = f"{storage}/{args.name}"
-    if tune.Tuner.can_restore(path):
-        if not args.resume:
-            raise SystemExit(f"There is a run at {path} already: use --resume to continue it, or another --name.")
-        print(f"resuming    {path}", flush=True)
-        return tune.Tuner.restore(path, trainable, param_space=config, resume_errored=True)  # type: ignore[arg-type]
-    print(f"starting    {path}", flush=True)
-    return tune.Tuner(
-        trainable,
-        param_space=config,  # type: ignore[arg-type]
-        run_config=tune.RunConfig(
-            name=args.name,
-            storage_path=storage,
-            stop={"training_iteration": args.iterations},
-            callbacks=[
-                ProgressCallback(args.iterations),
-                ProgressCSVCallback(),  # type: ignore[no-untyped-call]
-                preemption.StopCallback(),
-                *callbacks,
-            ],
-            checkpoint_config=checkpoint_config,
-            failure_config=failure_config,
-            verbose=0,
-        ),
-    )

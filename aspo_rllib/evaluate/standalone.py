@@ -24,6 +24,7 @@ from aspo_rllib.evaluate.sets import EvaluationSet
 from aspo_rllib.evaluate.settings import Settings
 from aspo_rllib.rollout.env_runner import TextEnvRunner
 from aspo_rllib.rollout.prompts import load_tokenizer, prompts_of
+from aspo_rllib.run.begun import check_begun
 from aspo_rllib.types import RolloutGroup
 
 COMPLETIONS = "completions"
@@ -87,7 +88,7 @@ def evaluate(settings: Settings, out: Path, **env_runners: Any) -> dict[str, flo
     evaluation_set = EvaluationSet(evaluation_config, prompts_of(evaluation_config, tokenizer))
     try:
         tasks, num_overlong = evaluation_set.tasks()
-        _check_begun(out, asdict(settings) | _fingerprints(settings.model, evaluation_set, tasks))
+        check_begun(out, asdict(settings) | _fingerprints(settings.model, evaluation_set, tasks))
     finally:
         evaluation_set.prompts.close()
     kept = {row["index"] for row in _read(out, ["index", "sample"])}
@@ -114,24 +115,6 @@ def _fingerprints(model: str, evaluation_set: EvaluationSet, tasks: Sequence[Tas
         "prompts": prompts.hexdigest(),
         "weights": {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in weights},
     }
-
-
-def _check_begun(out: Path, settings: dict[str, Any]) -> None:
-    """Write the settings into a new folder; raise ValueError if the folder has other settings."""
-    path = out / "settings.json"
-    settings = json.loads(json.dumps(settings))  # as they will be read back, with lists instead of tuples
-    if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    begun = json.loads(path.read_text(encoding="utf-8"))
-    different = [
-        f"{name}={begun.get(name)!r}, not {settings[name]!r}" for name in settings if begun.get(name) != settings[name]
-    ]
-    if different:
-        raise ValueError(
-            f"out={str(out)!r} was begun with {'; '.join(different)}. Use the same settings to continue it, "
-            "or another folder."
-        )
 
 
 def _sample(

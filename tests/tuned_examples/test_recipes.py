@@ -148,10 +148,11 @@ class Counter(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config):
-        return PlacementGroupFactory([{"CPU": 1}])
+        return PlacementGroupFactory([{"CPU": config["num_env_runners"]}])
 
     def setup(self, config):
         self.count = 0
+        self.cpus = config["num_env_runners"]
         self.trap = config["env_config"].get("trap")
 
     def step(self):
@@ -163,6 +164,7 @@ class Counter(tune.Trainable):
         at_start = {"evaluation_at_start": {"accuracy": 0.0}} if self.count == 1 else {}
         return at_start | {
             "count": self.count,
+            "cpus": self.cpus,
             "reward": {"accuracy": accuracy},
             "held_out_accuracy": accuracy,
             "tokens": {"completion": 1},
@@ -183,11 +185,13 @@ def count(ray_session):
     parser = options("Counts.", **DEFAULTS)
 
     def go(storage, *arguments, **env_config):
+        args = parser.parse_args(["--storage-path", storage, *arguments])
         config = ASPOConfig(algo_class=Counter).environment("aspo/Arithmetic-v0", env_config=env_config)
+        config.env_runners(num_env_runners=args.num_env_runners).debugging(seed=args.seed)
         with contextlib.redirect_stdout(sys.__stdout__):  # Tune pickles the callback, and with it the stream
             return run(
                 config.llm(model=TINY_MODEL),
-                parser.parse_args(["--storage-path", storage, *arguments]),
+                args,
                 checkpoint_config=tune.CheckpointConfig(
                     num_to_keep=2, checkpoint_score_attribute="held_out_accuracy", checkpoint_frequency=1
                 ),
@@ -224,6 +228,18 @@ def test_a_broken_run_goes_on_from_its_last_checkpoint(count, tmp_path, capfd):
     table = pd.read_csv(Path(result.path, "progress.csv"))
     assert list(table["count"]) == counted and list(table["reward/accuracy"]) == [0.9, 0.1, 0.1, 0.1, 0.1]
     assert list(table["evaluation_at_start/accuracy"].dropna()) == [0.0]
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_with_more_iterations_and_runners_but_no_other_seed(count, tmp_path, capfd):
+    count(str(tmp_path))
+    result = count(str(tmp_path), "--resume", "--iterations", "8", "--num-env-runners", "2")
+    assert list(result.metrics_dataframe["count"]) == list(range(1, 9))
+    assert list(pd.read_csv(Path(result.path, "progress.csv"))["cpus"]) == [1] * 5 + [2] * 3
+    assert "8/8" in capfd.readouterr().out
+    assert count(str(tmp_path), "--resume", "--iterations", "8", "--num-env-runners", "2").metrics["count"] == 8
+    with pytest.raises(SystemExit, match=r"--resume: The run at .*/counting was begun with seed=0, not 1\. Use"):
+        count(str(tmp_path), "--resume", "--seed", "1")
 
 
 def test_a_folder_is_absolute_and_a_uri_stays(monkeypatch, tmp_path):
