@@ -14,6 +14,7 @@ from ray.rllib.utils import force_list
 from aspo_rllib.aspo import ASPOConfig
 from aspo_rllib.doctor import preflight, resources
 from aspo_rllib.doctor.dry_run import GIB, describe_run
+from aspo_rllib.rollout.errors import reason
 from aspo_rllib.run import preemption
 from aspo_rllib.run.base_algorithm import HELD_OUT_ACCURACY
 from aspo_rllib.run.profiling import ProfileCallback
@@ -68,7 +69,7 @@ def run(
         result = tuner.fit()[0]
     preemption.exit_if_stopped(stop, [result])
     if result.error:
-        raise SystemExit(f"The run failed; see {result.path}")
+        raise SystemExit(f"The run failed; see {result.path}\n{reason(result.error)}")
     print(f"results     {result.path}", flush=True)
     if result.checkpoint is not None:
         print(f"checkpoint  {result.checkpoint.path}", flush=True)

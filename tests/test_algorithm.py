@@ -16,6 +16,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from transformers import AutoModelForCausalLM
 
 from aspo_rllib import ASPO, ASPOConfig
+from aspo_rllib.rollout import env_check
 from aspo_rllib.rollout.queue import sample_groups
 
 
@@ -286,7 +287,7 @@ class CountingEnv(gym.Env):
         return f"after {self.first + self.index}:", {}
 
     def step(self, action):
-        if self.broken:
+        if self.broken and action not in env_check.COMPLETIONS:
             raise RuntimeError("the grader is down")
         correct = action.strip() == str(self.first + self.index + 1)
         return "", float(correct), True, False, {}
