@@ -6,7 +6,6 @@ Importing this module is fast, so that `--help` and mistakes on the command line
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     from ray import tune
 
     from aspo_rllib.aspo import ASPOConfig
-
-# Without this, Tune prints its own tables between our lines. Tune reads the variable when it is imported.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 
 def run_options(description: str, *, name: str, iterations: int) -> argparse.ArgumentParser:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from ray import tune
 
     from aspo_rllib.run.resuming import StoredRun
-
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # otherwise Tune prints its own tables between our lines
 
 
 ENTROPY_CLIPS = {"clip_low_high_entropy": 0.4, "clip_high_high_entropy": 0.4}
