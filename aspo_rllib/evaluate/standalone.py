@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import ray
-from tqdm import tqdm
 
 from aspo_rllib.config import validation
 from aspo_rllib.config.env_creators import env_creator_of
 from aspo_rllib.config.settings import ASPOSettings
 from aspo_rllib.doctor import preflight
+from aspo_rllib.evaluate.progress import LINE_S, show_progress
 from aspo_rllib.evaluate.samples import COLUMNS, completion_rows, write_table
 from aspo_rllib.evaluate.scores import scores
 from aspo_rllib.evaluate.sets import EvaluationSet
@@ -93,9 +94,9 @@ def evaluate(settings: Settings, out: Path, **env_runners: Any) -> dict[str, flo
         evaluation_set.prompts.close()
     kept = {row["index"] for row in _read(out, ["index", "sample"])}
     missing = [task for task in tasks if task[1] not in kept]
-    with tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="prompt", disable=None) as bar:
+    with closing(show_progress(len(tasks), len(tasks) - len(missing))) as progress:
         for groups in _sample(config, evaluation_config, missing):
-            bar.update(len(groups))
+            progress.update(len(groups))
             # Prompts on which the grader failed are not written, so that the next call samples them again.
             if rows := completion_rows(group for group in groups if not group.num_ungraded):
                 write_table(out / COMPLETIONS / f"{rows[0]['index']:08d}.parquet", rows, COLUMNS)
@@ -120,7 +121,7 @@ def _fingerprints(model: str, evaluation_set: EvaluationSet, tasks: Sequence[Tas
 def _sample(
     config: ASPOSettings, evaluation_config: ASPOSettings, tasks: Sequence[Task]
 ) -> Iterator[list[RolloutGroup]]:
-    """Sample all tasks; yields the groups of each call to a runner when it is finished."""
+    """Sample all tasks; yields the groups of each call to a runner when it is finished, and [] every LINE_S seconds."""
     if not tasks:
         return
     per_call = max(1, _BATCHES_PER_CALL * config.max_num_seqs // evaluation_config.group_size)
@@ -143,7 +144,10 @@ def _sample(
             while idle and waiting:
                 runner = idle.pop()
                 running[runner.sample.remote(tasks=waiting.pop(0), config=evaluation_ref)] = runner
-            done, _ = ray.wait(list(running))
+            done, _ = ray.wait(list(running), timeout=LINE_S)
+            if not done:
+                yield []
+                continue
             idle.append(running.pop(done[0]))
             yield ray.get(done[0])
         ray.get([runner.stop.remote() for runner in runners])
