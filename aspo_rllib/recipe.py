@@ -29,6 +29,8 @@ def run_options(description: str, *, name: str, iterations: int) -> argparse.Arg
     add("--iterations", type=int, default=iterations)
     add("--seed", type=int, default=0)
     add("--engine", choices=["vllm", "transformers"], help="engine that generates; default: the script's setting")
+    add("--lr", type=float, help="learning rate; default: the script's setting")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="any setting of docs/config.md; repeatable")
     add("--storage-path", default="results", help="folder, or URI such as s3://bucket/runs, for logs and checkpoints")
     add("--resume", action="store_true", help="continue the run of this name, if any, also with more --iterations")
     add("--dry-run", action="store_true", help="print plan, memory and resources, then stop")

@@ -10,12 +10,14 @@ from pathlib import Path
 import ray
 from ray import tune
 from ray.rllib.utils import force_list
+from ray.tune.experiment import Trial
 
 from aspo_rllib.aspo import ASPOConfig
 from aspo_rllib.doctor import preflight, resources
 from aspo_rllib.doctor.dry_run import GIB, describe_run
 from aspo_rllib.rollout.errors import reason
 from aspo_rllib.run import preemption
+from aspo_rllib.run.adjusting import assign, fit_cpus
 from aspo_rllib.run.base_algorithm import HELD_OUT_ACCURACY
 from aspo_rllib.run.profiling import ProfileCallback
 from aspo_rllib.run.progress import ProgressCallback
@@ -32,14 +34,7 @@ def run(
     callbacks: Sequence[tune.Callback] = (),
 ) -> tune.Result | None:
     """See `recipe.run`."""
-    config = config.copy(copy_frozen=False)
-    if args.engine:
-        config.llm(engine=args.engine)
-    if args.profile:
-        config.callbacks([*force_list(config.callbacks_class), ProfileCallback])
-    bundles = resources.asked_bundles(config)
-    if args.dry_run:
-        print(describe_run(config, int(args.gpu_memory_gib * GIB)), flush=True)
+    config = _adjusted(config, args)
     checkpoint_config = checkpoint_config or tune.CheckpointConfig(
         num_to_keep=3,
         checkpoint_score_attribute=HELD_OUT_ACCURACY,
@@ -52,8 +47,12 @@ def run(
         _check_storage(config, args, checkpoint_config)
     if not ray.is_initialized():
         ray.init(logging_level=logging.ERROR, logging_config=ray.LoggingConfig(log_level="ERROR"))
+    if not args.wait_for_nodes_s and (line := fit_cpus(config, resources.cluster_nodes())):
+        print(line, flush=True)
+    if args.dry_run:
+        print(describe_run(config, int(args.gpu_memory_gib * GIB)), flush=True)
     try:
-        resources.require_resources(bundles, args.wait_for_nodes_s)
+        resources.require_resources(resources.asked_bundles(config), args.wait_for_nodes_s)
     except RuntimeError as error:
         raise SystemExit(str(error)) from None
     if args.dry_run:
@@ -64,7 +63,12 @@ def run(
     if stored:
         tuner = stored.tuner(args.iterations, run_config, config.to_dict())
     else:
-        tuner = tune.Tuner(config.algo_class.__name__, param_space=config, run_config=run_config)  # type: ignore[arg-type]
+        tuner = tune.Tuner(
+            config.algo_class.__name__,
+            param_space=config,  # type: ignore[arg-type]
+            run_config=run_config,
+            tune_config=tune.TuneConfig(trial_name_creator=trial_name, trial_dirname_creator=trial_name),
+        )
     with preemption.stoppable(args.grace_s) as stop:
         result = tuner.fit()[0]
     preemption.exit_if_stopped(stop, [result])
@@ -74,6 +78,21 @@ def run(
     if result.checkpoint is not None:
         print(f"checkpoint  {result.checkpoint.path}", flush=True)
     return result
+
+
+def _adjusted(config: ASPOConfig, args: argparse.Namespace) -> ASPOConfig:
+    """A copy of the script's config with the settings of the command line. Raises ValueError if it is not valid."""
+    config = config.copy(copy_frozen=False)
+    if args.engine:
+        config.llm(engine=args.engine)
+    if args.profile:
+        config.callbacks([*force_list(config.callbacks_class), ProfileCallback])
+    try:
+        assign(config, args.set if args.lr is None else [*args.set, f"lr={args.lr!r}"])
+    except ValueError as error:
+        raise SystemExit(f"--set {error}") from None
+    resources.asked_bundles(config)  # raises for a config that is not valid
+    return config
 
 
 def _run_config(
@@ -101,6 +120,13 @@ def _run_config(
 def storage_path(text: str) -> str:
     """Make a folder's path absolute, because workers have another working directory. URIs stay unchanged."""
     return text if "://" in text else str(Path(text).expanduser().resolve())
+
+
+def trial_name(trial: Trial) -> str:
+    """The method and the seed of a trial: `aspo_seed0`."""
+    loss = trial.config["loss"]
+    seed = "" if trial.config["seed"] is None else f"_seed{trial.config['seed']}"
+    return f"{loss if isinstance(loss, str) else getattr(loss, '__name__', 'loss')}{seed}"
 
 
 def run_path(args: argparse.Namespace) -> str:

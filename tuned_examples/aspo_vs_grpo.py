@@ -25,6 +25,7 @@ from aspo_rllib.report import write_report
 
 if TYPE_CHECKING:
     from ray import tune
+    from ray.tune.experiment import Trial
 
     from aspo_rllib.run.resuming import StoredRun
 
@@ -111,6 +112,13 @@ def planned_trials(args: argparse.Namespace) -> list[dict]:
     ]
 
 
+def trial_name(trial: Trial) -> str:
+    """The method, the seed and the learning rate of a trial."""
+    config = trial.config
+    method = config["loss"] + ("-clips" if config["loss"] == "grpo" and config["clip_low_high_entropy"] else "")
+    return f"{method}_seed{config['seed']}_lr{config['lr']:g}"
+
+
 def make_run_config(args: argparse.Namespace) -> tune.RunConfig:
     from ray import tune
 
@@ -174,6 +182,8 @@ def make_tuner(args: argparse.Namespace) -> tune.Tuner:
             # A list of exactly these trials. A grid over each field would also combine fields of different methods.
             search_alg=BasicVariantGenerator(points_to_evaluate=trials),
             num_samples=len(trials),
+            trial_name_creator=trial_name,
+            trial_dirname_creator=trial_name,
             scheduler=schedulers(args.iterations)[args.scheduler],
         ),
         run_config=make_run_config(args),
