@@ -49,6 +49,10 @@ _MODULES = {
 # Usage reports are off unless the user turns them on. Both variables are read when their packages are imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# What a Tuner prints, see run/tune_table.py. Tune reads the variables when a run starts.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+if os.environ["RAY_AIR_NEW_OUTPUT"] == "0":
+    os.environ.setdefault("RAY_TUNE_CALLBACKS", "aspo_rllib.run.tune_table.QuietTrials")
 
 register_with_tune({"ASPO": "aspo_rllib.aspo", "GRPO": "aspo_rllib.aspo"})
 

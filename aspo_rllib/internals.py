@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+    from ray import tune
     from ray.rllib.algorithms.algorithm import Algorithm
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
@@ -69,6 +71,26 @@ def ray_address_file() -> str:
     from ray._common.utils import get_ray_address_file
 
     return str(get_ray_address_file(None))
+
+
+def experiment_state(path: str) -> tuple[FileSystem, str | None]:
+    """The file system of a Tune experiment, and its newest file with the trials' state; None if there is no file yet.
+
+    path: folder or URI of the experiment.
+    """
+    from ray.train._internal.storage import get_fs_and_path
+    from ray.tune.execution.experiment_state import _find_newest_experiment_checkpoint
+
+    file_system, folder = get_fs_and_path(path)
+    return file_system, _find_newest_experiment_checkpoint(folder, file_system)
+
+
+def set_run_config(tuner: tune.Tuner, run_config: tune.RunConfig) -> None:
+    """Replace the RunConfig of a restored Tuner. `Tuner.restore` takes the one of the first start, with its callbacks.
+
+    run_config: its name and storage path must be those of the restored experiment.
+    """
+    tuner._local_tuner._run_config = run_config  # type: ignore[union-attr]
 
 
 # ---- RLlib -----------------------------------------------------------------------------------------------------------

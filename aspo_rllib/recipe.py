@@ -6,7 +6,6 @@ Importing this module is fast, so that `--help` and mistakes on the command line
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     from ray import tune
 
     from aspo_rllib.aspo import ASPOConfig
-
-# Without this, Tune prints its own tables between our lines. Tune reads the variable when it is imported.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 
 def run_options(description: str, *, name: str, iterations: int) -> argparse.ArgumentParser:
@@ -33,8 +29,10 @@ def run_options(description: str, *, name: str, iterations: int) -> argparse.Arg
     add("--iterations", type=int, default=iterations)
     add("--seed", type=int, default=0)
     add("--engine", choices=["vllm", "transformers"], help="engine that generates; default: the script's setting")
+    add("--lr", type=float, help="learning rate; default: the script's setting")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="any setting of docs/config.md; repeatable")
     add("--storage-path", default="results", help="folder, or URI such as s3://bucket/runs, for logs and checkpoints")
-    add("--resume", action="store_true", help="continue from the last checkpoint of the run of this name, if any")
+    add("--resume", action="store_true", help="continue the run of this name, if any, also with more --iterations")
     add("--dry-run", action="store_true", help="print plan, memory and resources, then stop")
     add("--profile", action="store_true", help="trace the third iteration: learners, engines and Ray's timeline")
     add("--gpu-memory-gib", type=float, default=80.0, help="memory of one GPU, for the estimates of --dry-run")

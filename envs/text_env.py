@@ -159,6 +159,7 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
         super().reset(seed=seed)
         index = self._chosen_index(options or {})
         task = self.task(index)
+        self._expect("task", task, Task)
         self._index = index
         info = {"index": index, "data_source": task.data_source}
         if task.history:
@@ -188,6 +189,7 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
         task = self.task(self._index)
         start = perf_counter()
         grade = self.grade(task, action)
+        self._expect("grade", grade, Grade)
         info = {
             "data_source": task.data_source,
             "index": self._index,
@@ -220,3 +222,10 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
         if not isinstance(index, int | np.integer) or not 0 <= index < len(self):
             raise ValueError(f"index={index!r} is not an integer in 0..{len(self) - 1}")
         return int(index)
+
+    def _expect(self, method: str, value: Any, kind: type) -> None:
+        """Raise TypeError, with the place of the method, if a subclass returns something else than it should."""
+        if not isinstance(value, kind):
+            code = getattr(getattr(type(self), method), "__code__", None)
+            where = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
+            raise TypeError(f"{type(self).__name__}.{method}{where} returned {value!r:.80}; expected a {kind.__name__}")

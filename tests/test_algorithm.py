@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM
 
 from aspo_rllib import ASPO, ASPOConfig, HistogramsCallback
+from aspo_rllib.rollout import env_check
 from aspo_rllib.rollout.queue import sample_groups
 from aspo_rllib.run.trial_folder import trial_folder
 from aspo_rllib.weights.object_store import fetch
@@ -323,7 +324,7 @@ class CountingEnv(gym.Env):
         return f"after {self.first + self.index}:", {}
 
     def step(self, action):
-        if self.broken:
+        if self.broken and action not in env_check.COMPLETIONS:
             raise RuntimeError("the grader is down")
         correct = action.strip() == str(self.first + self.index + 1)
         return "", float(correct), True, False, {}

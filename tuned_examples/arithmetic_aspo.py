@@ -67,7 +67,8 @@ def show(result: tune.Result, args: argparse.Namespace) -> None:
     minutes = result.metrics["time_total_s"] / 60  # since the first start, if it was resumed
     before, after = progress["evaluation_at_start/accuracy"].iloc[0], progress["evaluation/accuracy"].iloc[-1]
     plot = Path(args.storage_path) / f"{args.name}.png"
-    plot_curves(progress, plot, f"{args.loss} on three-digit addition, seed {args.seed}")
+    config = result.config
+    plot_curves(progress, plot, f"{config['loss']} on three-digit addition, seed {config['seed']}")
 
     model = str(Path(result.checkpoint.path) / "learner_group" / "hf")
     env = gym.make("envs:aspo/Arithmetic-v0", operation="+", digits=3, split="test")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +25,9 @@ from aspo_rllib.report import write_report
 
 if TYPE_CHECKING:
     from ray import tune
+    from ray.tune.experiment import Trial
 
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # otherwise Tune prints its own tables between our lines
+    from aspo_rllib.run.resuming import StoredRun
 
 
 ENTROPY_CLIPS = {"clip_low_high_entropy": 0.4, "clip_high_high_entropy": 0.4}
@@ -52,7 +52,7 @@ parser.add_argument("--engine", choices=["vllm", "transformers"], default="vllm"
 parser.add_argument("--results", type=Path, default=Path("results"))
 parser.add_argument("--name", default="aspo_vs_grpo", help="the experiment's folder in --results")
 parser.add_argument("--scheduler", choices=["none", "asha", "pbt"], default="none")
-parser.add_argument("--resume", action="store_true", help="continue an interrupted experiment of this name")
+parser.add_argument("--resume", action="store_true", help="continue this experiment, also with more --iterations")
 parser.add_argument("--grace-s", type=float, default=120.0, help="seconds after SIGTERM for iterations and checkpoints")
 parser.add_argument("--smoke", action="store_true", help="2 methods unless named, at most 2 seeds, 2 iterations")
 
@@ -98,36 +98,82 @@ def chosen_methods(args: argparse.Namespace) -> dict[str, dict]:
     return known if "all" in names else {name: known[name] for name in names}
 
 
-def make_tuner(args: argparse.Namespace) -> tune.Tuner:
-    import ray
-    from ray import tune
-    from ray.tune.search import BasicVariantGenerator
-
-    from aspo_rllib.run import preemption
-    from aspo_rllib.run.progress import ProgressCallback
-    from aspo_rllib.run.progress_csv import ProgressCSVCallback
-
-    if args.resume:
-        return tune.Tuner.restore(str((args.results / args.name).resolve()), "ASPO", resume_errored=True)
+def planned_trials(args: argparse.Namespace) -> list[dict]:
+    """The values of FIELDS of each trial. Trials with the same seed stand together."""
     methods = chosen_methods(args)
-    seeds = min(args.seeds, 2) if args.smoke else args.seeds
     if args.scheduler == "pbt" and len(methods) > 1:
         raise SystemExit(
             "--scheduler pbt copies a good trial's whole config to a bad one, with its method: choose one in --methods."
         )
     defaults = dict.fromkeys(FIELDS)
-    trials = [
+    return [
         defaults | methods[method] | {"lr": lr, "seed": seed}
-        for seed, method, lr in product(range(seeds), methods, args.lr)
+        for seed, method, lr in product(range(args.seeds), methods, args.lr)
     ]
+
+
+def trial_name(trial: Trial) -> str:
+    """The method, the seed and the learning rate of a trial."""
+    config = trial.config
+    method = config["loss"] + ("-clips" if config["loss"] == "grpo" and config["clip_low_high_entropy"] else "")
+    return f"{method}_seed{config['seed']}_lr{config['lr']:g}"
+
+
+def make_run_config(args: argparse.Namespace) -> tune.RunConfig:
+    from ray import tune
+
+    from aspo_rllib.run import preemption
+    from aspo_rllib.run.progress import ProgressCallback
+    from aspo_rllib.run.progress_csv import ProgressCSVCallback
+
+    return tune.RunConfig(
+        name=args.name,
+        storage_path=args.results.resolve(),
+        stop={"training_iteration": args.iterations},
+        callbacks=[ProgressCallback(args.iterations), ProgressCSVCallback(), preemption.StopCallback()],
+        # A trial that PBT continues from another trial's checkpoint may be started much later.
+        checkpoint_config=tune.CheckpointConfig(
+            checkpoint_at_end=True, num_to_keep=None if args.scheduler == "pbt" else 1
+        ),
+        failure_config=tune.FailureConfig(max_failures=1),
+        verbose=0,
+    )
+
+
+def begun(args: argparse.Namespace, num_trials: int) -> StoredRun | None:
+    """The experiment that --resume continues. Raises SystemExit if it was begun with other options."""
+    from aspo_rllib.run.begun import check_begun
+    from aspo_rllib.run.resuming import StoredRun
+
+    folder = (args.results / args.name).resolve()
+    stored = StoredRun.read(str(folder)) if args.resume else None
+    may_change = {"resume", "grace_s", "results"}
+    # Tune creates trials when there is room for them, those that are still missing with the first number of iterations.
+    if stored and len(stored.trials) == num_trials and args.scheduler == "none":
+        may_change.add("iterations")
+    try:
+        check_begun(folder, {name: value for name, value in vars(args).items() if name not in may_change})
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    return stored
+
+
+def make_tuner(args: argparse.Namespace) -> tune.Tuner:
+    import ray
+    from ray import tune
+    from ray.tune.search import BasicVariantGenerator
+
+    trials = planned_trials(args)
+    if stored := begun(args, len(trials)):
+        return stored.tuner(args.iterations, make_run_config(args))
     param_space = make_config(args.iterations, args.engine).to_dict()
     param_space |= {name: tune.choice(list({trial[name]: None for trial in trials})) for name in FIELDS}
     cpus = 2  # one for the driver, which contains the learner, and one for the runner
     at_once = max(1, int(ray.cluster_resources()["CPU"] // cpus))
     minutes = len(trials) * args.iterations * SECONDS_PER_ITERATION / at_once / 60
     print(
-        f"{len(methods)} methods x {len(args.lr)} learning rate(s) x {seeds} seeds = {len(trials)} trials of "
-        f"{args.iterations} iterations, {cpus} CPUs each, {at_once} at once: about {minutes:.0f} min"
+        f"{len(chosen_methods(args))} methods x {len(args.lr)} learning rate(s) x {args.seeds} seeds = {len(trials)} "
+        f"trials of {args.iterations} iterations, {cpus} CPUs each, {at_once} at once: about {minutes:.0f} min"
     )
     return tune.Tuner(
         "ASPO",
@@ -136,20 +182,11 @@ def make_tuner(args: argparse.Namespace) -> tune.Tuner:
             # A list of exactly these trials. A grid over each field would also combine fields of different methods.
             search_alg=BasicVariantGenerator(points_to_evaluate=trials),
             num_samples=len(trials),
+            trial_name_creator=trial_name,
+            trial_dirname_creator=trial_name,
             scheduler=schedulers(args.iterations)[args.scheduler],
         ),
-        run_config=tune.RunConfig(
-            name=args.name,
-            storage_path=args.results.resolve(),
-            stop={"training_iteration": args.iterations},
-            callbacks=[ProgressCallback(args.iterations), ProgressCSVCallback(), preemption.StopCallback()],
-            # A trial that PBT continues from another trial's checkpoint may be started much later.
-            checkpoint_config=tune.CheckpointConfig(
-                checkpoint_at_end=True, num_to_keep=None if args.scheduler == "pbt" else 1
-            ),
-            failure_config=tune.FailureConfig(max_failures=1),
-            verbose=0,
-        ),
+        run_config=make_run_config(args),
     )
 
 
@@ -160,7 +197,7 @@ def main(args: argparse.Namespace) -> None:
     from aspo_rllib.run.start_ray import start_ray
 
     if args.smoke:
-        args.iterations = 2
+        args.iterations, args.seeds = 2, min(args.seeds, 2)
     start_ray(include_dashboard=False, logging_level="ERROR", logging_config=ray.LoggingConfig(log_level="ERROR"))
     tuner = make_tuner(args)
     with preemption.stoppable(args.grace_s) as stop:

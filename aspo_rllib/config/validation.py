@@ -14,6 +14,7 @@ from aspo_rllib.config.field import Legal, integer, is_integer, is_number, numbe
 from aspo_rllib.config.fields import FIELDS
 from aspo_rllib.config.ignored import check_fields
 from aspo_rllib.losses import resolve_loss
+from aspo_rllib.losses.trial import check_token_weight
 from aspo_rllib.model.lora import check_settings
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def check(config: ASPOSettings) -> None:
     for field in FIELDS:
         field.check(getattr(config, field.name))
     config.method  # noqa: B018  raises for an unknown loss, with the nearest name
+    if not isinstance(config.loss, str):
+        check_token_weight(config.method)
     _check_unused(config)
     _check_model(config)
     _check_engine(config)

@@ -1,4 +1,4 @@
-"""Checks before a run starts: the model's folder, its tokenizer, the cluster and the output folder.
+"""Checks before a run starts: the model's folder, its tokenizer, the env, the cluster and the output folder.
 
 `config.validation` checks the config alone. This module also opens files, but loads no weights. Each message has the
 field, its value and what to do.
@@ -22,6 +22,7 @@ from aspo_rllib.config.placement import weight_transport
 from aspo_rllib.doctor import model_files, resources
 from aspo_rllib.learner.memory import load_structure
 from aspo_rllib.model.scoring_check import check_rotary_switch
+from aspo_rllib.rollout.prompts import load_tokenizer, prompts_of
 from aspo_rllib.run.start_ray import start_ray
 
 if TYPE_CHECKING:
@@ -125,6 +126,20 @@ def _check_parallel(config: ASPOSettings, model_config: PretrainedConfig) -> Non
             f"tensor_parallel_size={config.tensor_parallel_size}: expected a divisor of the {heads} attention heads of "
             f"llm_model={config.llm_model!r}."
         )
+
+
+# ---- the env ---------------------------------------------------------------------------------------------------------
+
+
+def check_env(config: ASPOSettings) -> None:
+    """Raise ValueError for mistakes in the training env and in the envs of the evaluation sets.
+
+    Reads the first prompt of each env and grades two completions of it, in this process and without an engine. The
+    message has the line of the env's author. `config.build_algo()` makes the same checks before it starts an engine.
+    """
+    tokenizer, _ = load_tokenizer(config)
+    for one in (config, *set_configs(config).values()):
+        prompts_of(one, tokenizer).close()
 
 
 # ---- the cluster and the disk ----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -12,18 +13,19 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import ray
-from tqdm import tqdm
 
 from aspo_rllib.config import validation
 from aspo_rllib.config.env_creators import env_creator_of
 from aspo_rllib.config.settings import ASPOSettings
 from aspo_rllib.doctor import preflight
+from aspo_rllib.evaluate.progress import LINE_S, show_progress
 from aspo_rllib.evaluate.samples import COLUMNS, completion_rows, write_table
 from aspo_rllib.evaluate.scores import scores
 from aspo_rllib.evaluate.sets import EvaluationSet
 from aspo_rllib.evaluate.settings import Settings
 from aspo_rllib.rollout.env_runner import TextEnvRunner
 from aspo_rllib.rollout.prompts import load_tokenizer, prompts_of
+from aspo_rllib.run.begun import check_begun
 from aspo_rllib.types import RolloutGroup
 
 COMPLETIONS = "completions"
@@ -87,14 +89,14 @@ def evaluate(settings: Settings, out: Path, **env_runners: Any) -> dict[str, flo
     evaluation_set = EvaluationSet(evaluation_config, prompts_of(evaluation_config, tokenizer))
     try:
         tasks, num_overlong = evaluation_set.tasks()
-        _check_begun(out, asdict(settings) | _fingerprints(settings.model, evaluation_set, tasks))
+        check_begun(out, asdict(settings) | _fingerprints(settings.model, evaluation_set, tasks))
     finally:
         evaluation_set.prompts.close()
     kept = {row["index"] for row in _read(out, ["index", "sample"])}
     missing = [task for task in tasks if task[1] not in kept]
-    with tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="prompt", disable=None) as bar:
+    with closing(show_progress(len(tasks), len(tasks) - len(missing))) as progress:
         for groups in _sample(config, evaluation_config, missing):
-            bar.update(len(groups))
+            progress.update(len(groups))
             # Prompts on which the grader failed are not written, so that the next call samples them again.
             if rows := completion_rows(group for group in groups if not group.num_ungraded):
                 write_table(out / COMPLETIONS / f"{rows[0]['index']:08d}.parquet", rows, COLUMNS)
@@ -116,28 +118,10 @@ def _fingerprints(model: str, evaluation_set: EvaluationSet, tasks: Sequence[Tas
     }
 
 
-def _check_begun(out: Path, settings: dict[str, Any]) -> None:
-    """Write the settings into a new folder; raise ValueError if the folder has other settings."""
-    path = out / "settings.json"
-    settings = json.loads(json.dumps(settings))  # as they will be read back, with lists instead of tuples
-    if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    begun = json.loads(path.read_text(encoding="utf-8"))
-    different = [
-        f"{name}={begun.get(name)!r}, not {settings[name]!r}" for name in settings if begun.get(name) != settings[name]
-    ]
-    if different:
-        raise ValueError(
-            f"out={str(out)!r} was begun with {'; '.join(different)}. Use the same settings to continue it, "
-            "or another folder."
-        )
-
-
 def _sample(
     config: ASPOSettings, evaluation_config: ASPOSettings, tasks: Sequence[Task]
 ) -> Iterator[list[RolloutGroup]]:
-    """Sample all tasks; yields the groups of each call to a runner when it is finished."""
+    """Sample all tasks; yields the groups of each call to a runner when it is finished, and [] every LINE_S seconds."""
     if not tasks:
         return
     per_call = max(1, _BATCHES_PER_CALL * config.max_num_seqs // evaluation_config.group_size)
@@ -160,7 +144,10 @@ def _sample(
             while idle and waiting:
                 runner = idle.pop()
                 running[runner.sample.remote(tasks=waiting.pop(0), config=evaluation_ref)] = runner
-            done, _ = ray.wait(list(running))
+            done, _ = ray.wait(list(running), timeout=LINE_S)
+            if not done:
+                yield []
+                continue
             idle.append(running.pop(done[0]))
             yield ray.get(done[0])
         ray.get([runner.stop.remote() for runner in runners])

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from aspo_rllib.config.env_creators import make_env
 from aspo_rllib.model import companions
+from aspo_rllib.rollout.env_check import check_env
 from envs.chat import BARE_TEMPLATE, render
 
 if TYPE_CHECKING:
@@ -155,9 +156,13 @@ def load_tokenizer(config: ASPOSettings) -> tuple[PreTrainedTokenizerBase, list[
 
 
 def prompts_of(config: ASPOSettings, tokenizer: PreTrainedTokenizerBase) -> PromptEncoder:
-    """Create a config's env and the encoder of its prompts. Raises ValueError as `make_env` and `check_prompts` do."""
+    """Create a config's env and the encoder of its prompts.
+
+    Raises ValueError as `make_env`, `check_env` and `check_prompts` do.
+    """
     prompts = PromptEncoder(make_env(config), tokenizer, config.chat_template_kwargs)
     try:
+        check_env(prompts.env, config.env)
         check_prompts(prompts, config)
     except ValueError:
         prompts.close()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from aspo_rllib.rollout import stats
+from aspo_rllib.rollout.errors import reason
 from aspo_rllib.types import RolloutGroup
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class PendingBatch:
         if worst:
             raise RuntimeError(
                 f"{MAX_TRIES} env runners failed while sampling the tasks (position, index) {worst[:8]}; "
-                "the last error is above."
+                f"the last error: {reason(self._runners.last_error)}"
             ) from self._runners.last_error
 
 

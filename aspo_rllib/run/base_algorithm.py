@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ from aspo_rllib.learner.group import ASPOLearnerGroup
 from aspo_rllib.rollout.stats import rollout_metrics
 from aspo_rllib.run import provenance
 from aspo_rllib.run.trial_folder import trial_folder
+from aspo_rllib.run.tune_table import table_values
 from aspo_rllib.types import RolloutGroup
 from aspo_rllib.watchdog import watch
 
@@ -76,15 +78,18 @@ class TextAlgorithm(Algorithm):
             at_start = {f"{EVALUATION_RESULTS}_at_start": self._latest_evaluation}
         # Otherwise RLlib would repeat the keys of this evaluation as NaN in every result.
         self.metrics.delete(EVALUATION_RESULTS, key_error=False)  # type: ignore[arg-type]
+        start = time.perf_counter()
         results = super().step()
+        seconds = time.perf_counter() - start
         if EVALUATION_RESULTS in results:
             self._latest_evaluation = {**results[EVALUATION_RESULTS], "iteration": self.iteration + 1}
         if not self._latest_evaluation:
-            return results
+            return table_values(results, seconds) | results
         # At the top, too, for CheckpointConfig(checkpoint_score_attribute=...), which finds no nested name.
         latest = self._latest_evaluation
         top = {HELD_OUT_ACCURACY: latest["accuracy"]} if "accuracy" in latest else {}
-        return {**results, **at_start, **top, EVALUATION_RESULTS: latest}
+        results = {**results, **at_start, **top, EVALUATION_RESULTS: latest}
+        return table_values(results, seconds) | results
 
     @staticmethod
     def _get_env_id_and_creator(env_specifier: Any, config: AlgorithmConfig) -> tuple[Any, EnvCreator]:
@@ -109,7 +114,7 @@ class TextAlgorithm(Algorithm):
                 "calls f(learner) on every learner, whose policy is learner.policy; or algo.save_to_path(folder), and "
                 "load the model from folder/learner_group/hf."
             )
-        modules = self.learner_group.on_all(lambda learner: learner.module)[0]
+        modules: Mapping[str, RLModule] = self.learner_group.on_all(lambda learner: learner.module)[0]
         return modules.get(module_id)
 
     @classmethod

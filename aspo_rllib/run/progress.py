@@ -49,7 +49,7 @@ class ProgressCallback(Callback):
         self._times.add(result)
         if not self._trials_shown:
             headings = " ".join(f"{heading:>{width}}" for heading, width, _ in _COLUMNS.values())
-            self._print(f"{'trial':<12} {'iter':>9} {headings}")
+            self._print(f"{'trial':<16} {'iter':>9} {headings}")
         if trial.trial_id not in self._trials_shown and "evaluation_at_start" in result:
             self._line(trial, 0, held_out=result["evaluation_at_start"].get("accuracy"))
         self._trials_shown.add(trial.trial_id)
@@ -76,7 +76,8 @@ class ProgressCallback(Callback):
             f"{values[name]:>{width}{form}}" if values.get(name) is not None else " " * width
             for name, (_, width, form) in _COLUMNS.items()
         ]
-        self._print(f"{trial.trial_id:<12} {done:>4}/{self._iterations:<4} {' '.join(cells)}  {note}".rstrip())
+        name = trial.custom_trial_name or trial.trial_id
+        self._print(f"{name:<16} {done:>4}/{self._iterations:<4} {' '.join(cells)}  {note}".rstrip())
 
     def _print(self, line: str) -> None:
         print(line, file=self._stream, flush=True)

@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m envs.grading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds = parser.add_subparsers(dest="kind", required=True)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="math FILE.jsonl | code FOLDER | check FILE")
     kinds.add_parser("math", help="pairs of gold and answer").add_argument("path", type=Path, metavar="FILE.jsonl")
     kinds.add_parser("code", help="programs").add_argument("path", type=Path, metavar="FOLDER")
     data = kinds.add_parser("check", help="golds and solutions of a data file")

@@ -135,6 +135,11 @@ class TaskEnv(gym.Env):
         return "", 0.0, True, False, {}
 
 
+class GradeRaises(TaskEnv):
+    def step(self, action):
+        return "", 1 / len(action), True, False, {}
+
+
 ROW = '{"prompt": "1+1=", "answer": "2"}\n'
 FILES = {
     "empty.jsonl": "",
@@ -280,6 +285,15 @@ CASES = {
     "an env setting out of range": (lambda b: b.build(env_config={"digits": 0}), ["digits=0", "in 1..9"]),
     "an env setting misspelt": (lambda b: b.build(env_config={"digts": 3}), ["env_config={'digts': 3}", "docstring"]),
     "an env without tasks": (lambda b: b.tasks(0, 5), ["TaskEnv", "no task", "'num_tasks': 0"]),
+    "an env without a length": (lambda b: b.build(env="CartPole-v1", env_config={}), ["CartPoleEnv has no length"]),
+    "a grader that raises": (
+        lambda b: b.build(env=GradeRaises, env_config={"num_tasks": 9, "length": 9}),
+        ["grading the completion ''", "test_bad_input.py:", "in step: ZeroDivisionError"],
+    ),
+    "a grader that raises, looked at alone": (
+        lambda b: preflight.check_env(b.config.environment(GradeRaises, env_config={"num_tasks": 9, "length": 9})),
+        ["in step: ZeroDivisionError"],
+    ),
     "data that is not there": (lambda b: b.math("no.jsonl"), ["data='no.jsonl'", "does not exist", "expected a file"]),
     "data of an unknown kind": (lambda b: b.math(b.file("rows.txt")), ["rows.txt'", "unknown ending", ".jsonl"]),
     "empty data": (lambda b: b.math(b.file("empty.jsonl")), ["empty.jsonl", "there are no rows"]),

@@ -2,13 +2,19 @@
 
 import json
 import re
-from dataclasses import replace
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from aspo_rllib import TINY_MODEL
-from aspo_rllib.evaluate.__main__ import main
+from aspo_rllib.evaluate import progress
+from aspo_rllib.evaluate.__main__ import INTERRUPTED, _parser, main
 from aspo_rllib.evaluate.samples import COLUMNS, completion_rows
 from aspo_rllib.evaluate.settings import Settings
 from aspo_rllib.evaluate.standalone import evaluate
@@ -152,3 +158,47 @@ def test_a_checkpoints_model_evaluates_as_inside_training(finished, make_config,
         return value
 
     assert outside == {name: nested(name) for name in outside}
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_help_has_every_default_and_an_example_that_can_be_run(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    values = [field.default for field in fields(Settings) if type(field.default) in (int, float, str)]
+    assert [value for value in values if f"default: {value}" not in " ".join(text.split())] == []
+    command = shlex.split(text.rpartition("python -m aspo_rllib.evaluate --model")[2].replace("\\\n", " "))
+    args = _parser().parse_args(["--model", *command])
+    assert (ROOT / args.data).is_file()
+
+
+def test_without_a_terminal_there_are_lines(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    lines = progress.show_progress(40, 10)
+    lines.update(0)
+    lines.update(15)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "evaluate: 10 of 40 prompts after 00:00"
+    assert second == "evaluate: 25 of 40 prompts after 00:00, 00:00 left"
+    monkeypatch.setattr(progress, "LINE_S", 60.0)
+    lines.update(1)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_in_one_line_and_the_command_continues(tmp_path):
+    config = '{"digits": 3, "split": "test"}'
+    command = [sys.executable, "-m", "aspo_rllib.evaluate", "--model", TINY_MODEL, "--env", "aspo/Arithmetic-v0"]
+    command += ["--env-config", config, "--engine", "transformers", "--k", "64", "--out", str(tmp_path / "out")]
+    command += ["--max-prompt-tokens", "32", "--max-completion-tokens", "8"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        before = next(line for line in process.stderr if re.match("evaluate: [1-9]", line))
+        process.send_signal(signal.SIGINT)
+        after = [line for line in process.stderr.read().splitlines() if " prompts after " not in line]
+    assert process.returncode == INTERRUPTED, before
+    assert after == [f"evaluate: stopped; the same command continues from what is in {tmp_path / 'out'}"]
+    assert list((tmp_path / "out" / "completions").glob("*.parquet"))

@@ -10,14 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def compare(results: Path, *arguments: str) -> str:
+def compare(results: Path, *arguments: str, succeeds: bool = True) -> str:
     # The transformers engine starts in half of vLLM's time.
     smoke = ("--smoke", "--engine", "transformers", "--results", str(results))
     command = [sys.executable, "tuned_examples/aspo_vs_grpo.py", *smoke, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     print(done.stdout, done.stderr)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert (done.returncode == 0) == succeeds, done.stderr
+    return done.stdout if succeeds else done.stderr
 
 
 def trials(results: Path) -> list[list[dict]]:
@@ -46,3 +46,4 @@ def test_the_comparison_runs_reports_and_restores(tmp_path):
 
     compare(tmp_path, "--resume")
     assert trials(tmp_path) == runs
+    assert "was begun with seeds=5, not 1" in compare(tmp_path, "--resume", "--seeds", "1", succeeds=False)

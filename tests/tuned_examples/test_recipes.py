@@ -20,6 +20,7 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.doctor import resources
 from aspo_rllib.recipe import options, run
+from aspo_rllib.run.adjusting import fit_cpus
 from aspo_rllib.tune_run import storage_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,10 +149,11 @@ class Counter(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config):
-        return PlacementGroupFactory([{"CPU": 1}])
+        return PlacementGroupFactory([{"CPU": config["num_env_runners"]}])
 
     def setup(self, config):
         self.count = 0
+        self.cpus = config["num_env_runners"]
         self.trap = config["env_config"].get("trap")
 
     def step(self):
@@ -163,6 +165,7 @@ class Counter(tune.Trainable):
         at_start = {"evaluation_at_start": {"accuracy": 0.0}} if self.count == 1 else {}
         return at_start | {
             "count": self.count,
+            "cpus": self.cpus,
             "reward": {"accuracy": accuracy},
             "held_out_accuracy": accuracy,
             "tokens": {"completion": 1},
@@ -183,11 +186,13 @@ def count(ray_session):
     parser = options("Counts.", **DEFAULTS)
 
     def go(storage, *arguments, **env_config):
+        args = parser.parse_args(["--storage-path", storage, *arguments])
         config = ASPOConfig(algo_class=Counter).environment("aspo/Arithmetic-v0", env_config=env_config)
+        config.env_runners(num_env_runners=args.num_env_runners).debugging(seed=args.seed)
         with contextlib.redirect_stdout(sys.__stdout__):  # Tune pickles the callback, and with it the stream
             return run(
                 config.llm(model=TINY_MODEL),
-                parser.parse_args(["--storage-path", storage, *arguments]),
+                args,
                 checkpoint_config=tune.CheckpointConfig(
                     num_to_keep=2, checkpoint_score_attribute="held_out_accuracy", checkpoint_frequency=1
                 ),
@@ -200,6 +205,7 @@ def count(ray_session):
 @pytest.mark.slow
 def test_a_run_is_stored_at_a_uri_and_is_not_overwritten(count, tmp_path, capfd):
     result = count(f"file://{tmp_path}/runs")
+    assert Path(result.path).name == "aspo_seed0"
     assert (tmp_path / "runs" / "counting").is_dir() and result.metrics["count"] == 5
     # The best by held-out accuracy and the last.
     kept = sorted(json.loads(Path(c.path, "count.json").read_text()) for c, _ in result.best_checkpoints)
@@ -226,6 +232,18 @@ def test_a_broken_run_goes_on_from_its_last_checkpoint(count, tmp_path, capfd):
     assert list(table["evaluation_at_start/accuracy"].dropna()) == [0.0]
 
 
+@pytest.mark.slow
+def test_a_finished_run_goes_on_with_more_iterations_and_runners_but_no_other_seed(count, tmp_path, capfd):
+    count(str(tmp_path))
+    result = count(str(tmp_path), "--resume", "--iterations", "8", "--num-env-runners", "2")
+    assert list(result.metrics_dataframe["count"]) == list(range(1, 9))
+    assert list(pd.read_csv(Path(result.path, "progress.csv"))["cpus"]) == [1] * 5 + [2] * 3
+    assert "8/8" in capfd.readouterr().out
+    assert count(str(tmp_path), "--resume", "--iterations", "8", "--num-env-runners", "2").metrics["count"] == 8
+    with pytest.raises(SystemExit, match=r"--resume: The run at .*/counting was begun with seed=0, not 1\. Use"):
+        count(str(tmp_path), "--resume", "--seed", "1")
+
+
 def test_a_folder_is_absolute_and_a_uri_stays(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert storage_path("runs") == str(tmp_path / "runs")
@@ -239,6 +257,30 @@ def test_the_engine_is_chosen_on_the_command_line(ray_session, make_config, capf
         run(config, parser.parse_args(["--dry-run", *arguments]))
         assert f"1 {engine} runner on CPU" in capfd.readouterr().out
     assert config.engine == "vllm"  # that of the caller
+
+
+def test_any_setting_can_be_given_on_the_command_line(ray_session, make_config, capfd):
+    parser = options("A dry run.", **DEFAULTS)
+    given = ["--set", "group_size=2", "--set", "loss=grpo", "--set", "weight_decay=0.5", "--lr", "2e-6"]
+    run(make_config(), parser.parse_args(["--dry-run", *given]))
+    plan = capfd.readouterr().out
+    assert "grpo on aspo/Arithmetic-v0" in plan and "4 prompts x 2 = 8 rollouts" in plan and "lr 2e-06" in plan
+    with pytest.raises(SystemExit, match=r"--set 'group_sise=2': .* Did you mean 'group_size'\?"):
+        run(make_config(), parser.parse_args(["--set", "group_sise=2"]))
+    with pytest.raises(SystemExit, match="--set 'group_size': expected field=value"):
+        run(make_config(), parser.parse_args(["--set", "group_size"]))
+    with pytest.raises(ValueError, match="group_size=1: expected at least 2"):
+        run(make_config(), parser.parse_args(["--set", "group_size=1"]))
+
+
+def test_the_cpus_of_an_engine_follow_the_machine():
+    config = config_of("gsm8k_aspo_0.5b")
+    assert fit_cpus(config, [{"CPU": 8, "GPU": 1}]) is None and config.num_cpus_per_env_runner == 4
+    assert (
+        fit_cpus(config, [{"CPU": 4, "GPU": 0}]) is None and config.num_cpus_per_env_runner == 4
+    )  # not for lack of them
+    assert fit_cpus(config, [{"CPU": 4, "GPU": 1}]) == "cpus        3 per engine, not 4: the machine has no more"
+    assert config.num_cpus_per_env_runner == 3 and config.graders == 3
 
 
 def test_a_run_without_its_gpus_does_not_start(ray_session, make_config, tmp_path):

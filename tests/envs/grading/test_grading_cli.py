@@ -112,3 +112,10 @@ def test_check_of_a_data_file(capsys, tmp_path):
         "golds with another digit that are wrong: 2/2",
         "golds with words after them that are wrong: 2/2",
     ]
+
+
+def test_without_its_file_it_says_what_to_give(capsys):
+    for arguments, missing in (([], "math FILE.jsonl | code FOLDER | check FILE"), (["check"], "FILE")):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert f"the following arguments are required: {missing}" in capsys.readouterr().err

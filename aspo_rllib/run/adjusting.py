@@ -1,0 +1,56 @@
+"""Changes a script's config from its command line and for the machine: `--set`, `--lr`, and CPUs per engine."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from aspo_rllib.config.settings import ASPOSettings
+from aspo_rllib.doctor import resources
+
+
+def assign(config: ASPOSettings, assignments: Sequence[str]) -> None:
+    """Set fields of a config from texts `field=value`.
+
+    A value is read as Python, so that `1e-6`, `None` and `[[0, 1e-6], [100, 0.0]]` are what they look like; any other
+    text is a str. Whether the values are legal is checked by `config.validate`.
+
+    Raises ValueError for a text of another form, and for an unknown field with the nearest name.
+    """
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r}: expected field=value, for example lr=1e-6.")
+        if name not in vars(config):
+            near = get_close_matches(name, vars(config), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{text!r}: the config has no field {name!r}.{hint} docs/config.md lists the fields.")
+        setattr(config, name, _value(value))
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def fit_cpus(config: ASPOSettings, nodes: Sequence[resources.Bundle]) -> str | None:
+    """Lower `num_cpus_per_env_runner` if that alone makes the run fit on these nodes; returns a line about it.
+
+    GPUs of clouds often come with four CPUs. Below the config's number only grading becomes slower.
+
+    nodes: all resources of each node.
+    """
+    asked = config.num_cpus_per_env_runner
+    if resources.shortage(resources.asked_bundles(config), nodes) is None:
+        return None
+    for cpus in range(math.ceil(asked) - 1, 0, -1):
+        config.num_cpus_per_env_runner = cpus
+        if resources.shortage(resources.asked_bundles(config), nodes) is None:
+            return f"cpus        {cpus} per engine, not {asked:g}: the machine has no more"
+    config.num_cpus_per_env_runner = asked
+    return None
