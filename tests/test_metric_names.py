@@ -32,12 +32,12 @@ def test_mlflow_and_wandb_record_a_run_with_an_evaluation(ray_session, make_conf
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the only store of mlflow-skinny without a server
     config = make_config().llm(engine="transformers")
     config.evaluation(evaluation_interval=1, eval_sets={"test": {}, "train": {"env_config": {}}})
     callbacks = [
         MLflowLoggerCallback(tracking_uri=f"file://{tmp_path}/mlflow", experiment_name="tracked"),
-        WandbLoggerCallback(project="tracked"),
+        WandbLoggerCallback(project="tracked", mode="offline", dir=str(tmp_path)),
     ]
     run_config = tune.RunConfig(
         stop={"training_iteration": 2}, storage_path=str(tmp_path / "results"), name="tracked", callbacks=callbacks
