@@ -39,6 +39,7 @@ class SettingsBuilder(TextAlgorithmConfig):
     max_refills: int
     oversampling: float
     seed_completions: bool | None
+    reward_weights: dict[str, float] | None
     num_graders: int | None
     grader_timeout_s: float
     loss: str | Loss | Callable[..., Any]
@@ -168,6 +169,7 @@ class SettingsBuilder(TextAlgorithmConfig):
         max_refills: int = ...,
         oversampling: float = ...,
         seed_completions: bool | None = ...,
+        reward_weights: dict[str, float] | None = ...,
         num_graders: int | None = ...,
         grader_timeout_s: float = ...,
     ) -> Self:
@@ -193,6 +195,10 @@ class SettingsBuilder(TextAlgorithmConfig):
                 drawn beside it, and a resumed run is exact. vLLM draws such completions one by one, which costs 10 % of
                 a tiny model's time on CPU. None: on CPU only, since on GPU the probabilities themselves depend on what
                 else is in the batch. (True, False or None; default None)
+            reward_weights: What each of the env's named rewards counts, for example {"correct": 1, "format": 0.1};
+                every one of them has a weight. None: the reward that the env itself gives. An evaluation of another env
+                does not take over the weights. (a dict of names to finite numbers, not all of them 0, or None; default
+                None)
             num_graders: Worker processes of one env runner that grade on copies of the env while the engine generates.
                 None: as many as the runner has CPUs (`num_cpus_per_env_runner`). (an int >= 1, or None; default None)
             grader_timeout_s: Longest time for grading one completion. A completion that takes longer earns 0 and counts

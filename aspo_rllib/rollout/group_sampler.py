@@ -13,6 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from aspo_rllib.rollout.engines.engine import Completion, Engine
+from aspo_rllib.rollout.rewards import rewards_of
 from aspo_rllib.rollout.stats import repetition
 from aspo_rllib.types import Rollout, RolloutGroup
 from envs.grading.pool import Graded, GradingPool, ungraded
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from aspo_rllib.rollout.prompts import Prompt
 
 GRADING_POLL_S = 0.05  # while nothing is generated; calls from other threads wait as long
-LARGEST_REWARD = float(np.finfo(np.float32).max)  # advantages are float32
 _TRAINING, _EVALUATION = 0, 1  # streams of request seeds
 
 
@@ -209,11 +209,7 @@ def as_rollout(request: GroupRequest, completion: Completion, text: str, graded:
     """One completion of a request, as text and as graded."""
     prompt = request.prompt
     verdict = graded.info.get("correct")
-    if not abs(graded.reward) <= LARGEST_REWARD:
-        raise ValueError(
-            f"The env {request.config.env!r} gave task {request.index} the reward {graded.reward!r}: expected a number "
-            f"of at most {LARGEST_REWARD:.2g} in size."
-        )
+    reward, rewards = rewards_of(graded, request.config, request.index)
     assert graded.prompt in (prompt.text, None), f"a task of {request.config.env} asks something else on every reset"
     return Rollout(
         prompt_ids=prompt.ids,
@@ -221,9 +217,10 @@ def as_rollout(request: GroupRequest, completion: Completion, text: str, graded:
         sampler_logprobs=completion.sampler_logprobs,
         finish_reason=completion.finish_reason,
         completion=text,
-        reward=graded.reward,
+        reward=reward,
         correct=None if verdict is None else bool(verdict),
         weights_version=request.weights_version,
         info=prompt.info | graded.info,
         repetition_frac=repetition(text),
+        rewards=rewards,
     )

@@ -26,8 +26,18 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "repetition/frac": float(np.mean([r.repetition_frac for r in rollouts])),
         "grader/timeouts": float(sum(r.info.get("grade_status") == "timeout" for r in rollouts)),
         "grader/seconds": float(sum(r.info.get("grade_seconds", 0.0) for r in rollouts)),
+        **_reward_means(groups),
         **_accuracies(groups),
     }
+
+
+def _reward_means(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """`reward/<name>/mean` of every named reward, over the completions that it applies to."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        for name, column in group.reward_columns().items():
+            values[name] += [value for value in column if value is not None]
+    return {f"reward/{name}/mean": float(np.mean(found)) for name, found in values.items() if found}
 
 
 def _accuracies(groups: Sequence[RolloutGroup]) -> dict[str, float]:

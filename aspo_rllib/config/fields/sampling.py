@@ -1,6 +1,17 @@
 """The settings of `.sampling()`: how completions are drawn and graded."""
 
-from aspo_rllib.config.field import ANYTHING, AUTOMATIC, Builder, Field, integer, number
+import math
+
+from aspo_rllib.config.field import ANYTHING, AUTOMATIC, Builder, Field, Legal, integer, is_number, number
+
+REWARD_WEIGHTS = Legal(
+    "a dict of names to finite numbers, not all of them 0",
+    lambda v: (
+        isinstance(v, dict)
+        and all(isinstance(name, str) and is_number(weight) and math.isfinite(weight) for name, weight in v.items())
+        and any(v.values())
+    ),
+).or_none()
 
 SAMPLING = Builder(
     "sampling",
@@ -69,6 +80,15 @@ SAMPLING = Builder(
             "beside it, and a resumed run is exact. vLLM draws such completions one by one, which costs 10 % of a "
             "tiny model's time on CPU. None: on CPU only, since on GPU the probabilities themselves depend on what "
             "else is in the batch.",
+        ),
+        Field(
+            "reward_weights",
+            "dict[str, float] | None",
+            None,
+            REWARD_WEIGHTS,
+            'How much each of the env\'s named rewards counts, for example {"correct": 1, "format": 0.1}. Every one of '
+            "them has a weight. None: the reward that the env itself gives. An evaluation of another env does not take "
+            "over the weights.",
         ),
         Field(
             "num_graders",
