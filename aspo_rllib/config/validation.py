@@ -9,6 +9,7 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 from aspo_rllib.config import placement
+from aspo_rllib.config.engine_kwargs import check_engine_kwargs
 from aspo_rllib.config.eval_sets import check_eval_sets, set_configs
 from aspo_rllib.config.field import Legal, integer, is_integer, is_number, number, require
 from aspo_rllib.config.fields import FIELDS
@@ -29,6 +30,9 @@ _PARTS_OF_LOSSES = {
 }
 # Settings that have an effect only with a kl_coef.
 _PARTS_OF_KL = ("kl_clamp", "kl_estimator", "reference_reset_interval")
+# Settings of the sampler, with the values at which it samples from the learner's own distribution.
+_SAME = (("top_p", 1), ("top_k", 0), ("min_p", 0), ("repetition_penalty", 1))
+_NEUTRAL = ", ".join(f"{name}={same}" for name, same in _SAME)
 
 
 def check(config: ASPOSettings) -> None:
@@ -39,6 +43,7 @@ def check(config: ASPOSettings) -> None:
     _check_unused(config)
     _check_model(config)
     _check_engine(config)
+    check_engine_kwargs(config)
     _check_lora(config)
     if config.in_evaluation:
         _require(config, "temperature", number(">= 0", lambda v: v >= 0))
@@ -123,16 +128,17 @@ def _check_sampling(config: ASPOSettings) -> None:
             f"max_refills={config.max_refills}: expected 0 with group_size={config.group_size} and "
             f"drop_uniform_groups={config.drop_uniform_groups}: it replaces groups that are dropped as uniform."
         )
-    if config.top_p < 1 and config.sampler_correction is None and config.method.old_logprobs == "learner":
+    moved = [f"{name}={getattr(config, name):g}" for name, same in _SAME if getattr(config, name) != same]
+    if moved and config.sampler_correction is None and config.method.old_logprobs == "learner":
         raise ValueError(
-            f"top_p={config.top_p:g}: expected 1 in training without a sampler_correction: the engine would sample "
+            f"{', '.join(moved)}: expected {_NEUTRAL} in training without a sampler_correction: the engine would sample "
             "from other probabilities than the learner trains."
         )
-    if config.method.old_logprobs == "sampler" and (config.top_p < 1 or config.sampler_correction is not None):
+    if config.method.old_logprobs == "sampler" and (moved or config.sampler_correction is not None):
         of_loss = "" if config.old_logprobs else f", the default of loss={config.loss!r}"
         raise ValueError(
-            f"old_logprobs='sampler'{of_loss}: expected top_p=1 and sampler_correction=None, got "
-            f"top_p={config.top_p:g} and sampler_correction={config.sampler_correction!r}: the ratio is already "
+            f"old_logprobs='sampler'{of_loss}: expected {_NEUTRAL} and sampler_correction=None, got "
+            f"{', '.join([*moved, f'sampler_correction={config.sampler_correction!r}'])}: the ratio is already "
             "relative to the sampler's policy."
         )
 

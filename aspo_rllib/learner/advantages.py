@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from aspo_rllib.names import nearest
 
 Array = NDArray[np.float64]
 STD_EPSILON = 1e-6
@@ -141,8 +142,7 @@ def resolve_advantage(advantage: str | Advantage | Callable[[Array], Array]) -> 
         return Advantage(advantage)
     if isinstance(advantage, str) and advantage in ADVANTAGES:
         return ADVANTAGES[advantage]
-    near = get_close_matches(str(advantage), ADVANTAGES, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = nearest(advantage, ADVANTAGES)
     raise ValueError(
         f"unknown advantage {advantage!r}: {hint}Known: {sorted(ADVANTAGES)}; or give an Advantage or a function of "
         "a group's rewards."

@@ -110,6 +110,16 @@ LLM = Builder(
             "batch works on two batches and finishes both late; on CPUs, give it one runner's share of a batch.",
         ),
         Field(
+            "engine_kwargs",
+            "dict[str, Any] | None",
+            None,
+            instance_of(dict, "a dict of vLLM's engine arguments").or_none(),
+            "Further arguments of `vllm.LLM`, handed to it as they are, for example speculative_config, quantization, "
+            "kv_cache_dtype or max_num_batched_tokens. What other settings set is refused. Arguments that change the "
+            "engine's arithmetic, such as a quantization, move its probabilities away from the learner's: "
+            "`max_sync_drift` limits by how much, and `sampler_correction` corrects for it.",
+        ),
+        Field(
             "weight_transport",
             "str | type[Any]",
             "auto",

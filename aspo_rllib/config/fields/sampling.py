@@ -13,6 +13,11 @@ REWARD_WEIGHTS = Legal(
     ),
 ).or_none()
 
+STOPS = Legal(
+    "a list of texts that are not empty",
+    lambda v: isinstance(v, (list, tuple)) and bool(v) and all(isinstance(text, str) and text for text in v),
+).or_none()
+
 SAMPLING = Builder(
     "sampling",
     "How completions are drawn and graded.",
@@ -41,9 +46,43 @@ SAMPLING = Builder(
             "float",
             1.0,
             number("in (0, 1]", lambda v: 0 < v <= 1),
-            "Nucleus sampling. Below 1 the engine's logprobs are renormalised over the kept tokens and differ from "
-            "the learner's.",
+            "Nucleus sampling. Below 1 the engine samples from another distribution than the learner's, and its logprobs "
+            "are those of the kept tokens. Training then needs a `sampler_correction`.",
             paper="1.0",
+        ),
+        Field(
+            "top_k",
+            "int",
+            0,
+            integer(0),
+            "Only the k most likely tokens are sampled; 0: all. Above 0, see `top_p`.",
+            paper="0",
+        ),
+        Field(
+            "min_p",
+            "float",
+            0.0,
+            number("in [0, 1)", lambda v: 0 <= v < 1),
+            "Only tokens are sampled whose probability is at least this share of the most likely one's. Above 0, see "
+            "`top_p`.",
+            paper="0",
+        ),
+        Field(
+            "repetition_penalty",
+            "float",
+            1.0,
+            number("> 0", lambda v: v > 0),
+            "Logits of tokens that prompt or completion already have are divided by this, or multiplied where they are "
+            "negative. If it is not 1, see `top_p`.",
+            paper="1",
+        ),
+        Field(
+            "stop",
+            "Sequence[str] | None",
+            None,
+            STOPS,
+            "Texts that end a completion as its end token does. The completion's text, which the grader gets, ends with "
+            "the stop text; all of its tokens are trained on.",
         ),
         Field(
             "max_completion_tokens",

@@ -13,9 +13,8 @@ def format_reward(completions, **kwargs):
 
 def length_reward(prompts, completions, level, **kwargs):
     """Texts, and a column of the row; rows without a level have no such reward."""
-    return [
-        None if lv is None else len(c) / (lv * len(p)) for p, c, lv in zip(prompts, completions, level, strict=True)
-    ]
+    rows = zip(prompts, completions, level, strict=True)
+    return [None if level is None else len(text) / (level * len(prompt)) for prompt, text, level in rows]
 
 
 async def asynchronous(completions, **kwargs):
