@@ -40,7 +40,7 @@ RESERVED = {
 
 
 def check_engine_kwargs(config: ASPOSettings) -> None:
-    """Raise ValueError for an argument that is not for `engine_kwargs`. vLLM's own names are checked before its start."""
+    """Raise ValueError for an argument that is not for `engine_kwargs`. `preflight` checks that vLLM knows the others."""
     for name in config.engine_kwargs or {}:
         if name in RESERVED:
             raise ValueError(f"engine_kwargs: {name!r} is not expected here: {RESERVED[name]}.")

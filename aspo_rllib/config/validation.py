@@ -131,8 +131,8 @@ def _check_sampling(config: ASPOSettings) -> None:
     moved = [f"{name}={getattr(config, name):g}" for name, same in _SAME if getattr(config, name) != same]
     if moved and config.sampler_correction is None and config.method.old_logprobs == "learner":
         raise ValueError(
-            f"{', '.join(moved)}: expected {_NEUTRAL} in training without a sampler_correction: the engine would sample "
-            "from other probabilities than the learner trains."
+            f"{', '.join(moved)}: expected {_NEUTRAL} in training without a sampler_correction: the engine would "
+            "sample from other probabilities than the learner trains."
         )
     if config.method.old_logprobs == "sampler" and (moved or config.sampler_correction is not None):
         of_loss = "" if config.old_logprobs else f", the default of loss={config.loss!r}"

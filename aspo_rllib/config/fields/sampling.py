@@ -46,8 +46,8 @@ SAMPLING = Builder(
             "float",
             1.0,
             number("in (0, 1]", lambda v: 0 < v <= 1),
-            "Nucleus sampling. Below 1 the engine samples from another distribution than the learner's, and its logprobs "
-            "are those of the kept tokens. Training then needs a `sampler_correction`.",
+            "Nucleus sampling. Below 1 the engine samples from another distribution than the learner's, and its "
+            "logprobs are those of the kept tokens. Training then needs a `sampler_correction`.",
             paper="1.0",
         ),
         Field(
@@ -81,8 +81,8 @@ SAMPLING = Builder(
             "Sequence[str] | None",
             None,
             STOPS,
-            "Texts that end a completion as its end token does. The completion's text, which the grader gets, ends with "
-            "the stop text; all of its tokens are trained on.",
+            "Texts that end a completion as its end token does. The completion's text, which the grader gets, ends "
+            "with the stop text; all of its tokens are trained on.",
         ),
         Field(
             "max_completion_tokens",
