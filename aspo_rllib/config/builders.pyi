@@ -31,6 +31,7 @@ class SettingsBuilder(TextAlgorithmConfig):
     sleep: bool | None
     lora: dict[str, Any] | None
     gradient_checkpointing: bool | None
+    deterministic: bool
     cpu_offload: bool
     compile_learner: bool | None
     group_size: int
@@ -39,7 +40,7 @@ class SettingsBuilder(TextAlgorithmConfig):
     top_k: int
     min_p: float
     repetition_penalty: float
-    stop: Sequence[str] | None
+    stop: list[str] | None
     max_completion_tokens: int
     max_refills: int
     oversampling: float
@@ -109,6 +110,7 @@ class SettingsBuilder(TextAlgorithmConfig):
         sleep: bool | None = ...,
         lora: dict[str, Any] | None = ...,
         gradient_checkpointing: bool | None = ...,
+        deterministic: bool = ...,
         cpu_offload: bool = ...,
         compile_learner: bool | None = ...,
     ) -> Self:
@@ -164,6 +166,10 @@ class SettingsBuilder(TextAlgorithmConfig):
                 its activations. This costs about a third more compute and saves most of the activations' memory. None:
                 on a GPU if the largest micro-batch does not fit otherwise, by the estimate that `--dry-run` prints;
                 never on CPUs. (True, False or None; default None)
+            deterministic: Whether a run computes exactly what an earlier run with the same seed has computed, on GPUs
+                as well: vLLM's kernels that do not depend on the batch (`VLLM_BATCH_INVARIANT`) and torch's
+                deterministic algorithms, which are slower. It needs a seed, max_staleness=0 and oversampling=1. Runs on
+                CPUs are so already. (True or False; default False)
             cpu_offload: Whether the learners' shards and their optimizer state stay in host memory; this needs
                 num_learners > 1. (True or False; default False)
             compile_learner: Whether the learner's layers, and on GPUs the arithmetic on logits, go through
@@ -179,7 +185,7 @@ class SettingsBuilder(TextAlgorithmConfig):
         top_k: int = ...,
         min_p: float = ...,
         repetition_penalty: float = ...,
-        stop: Sequence[str] | None = ...,
+        stop: list[str] | None = ...,
         max_completion_tokens: int = ...,
         max_refills: int = ...,
         oversampling: float = ...,

@@ -40,7 +40,7 @@ RESERVED = {
 
 
 def check_engine_kwargs(config: ASPOSettings) -> None:
-    """Raise ValueError for an argument that is not for `engine_kwargs`. `preflight` checks that vLLM knows the others."""
+    """Raise ValueError for an argument that is not for `engine_kwargs`. Unknown ones are found by `preflight`."""
     for name in config.engine_kwargs or {}:
         if name in RESERVED:
             raise ValueError(f"engine_kwargs: {name!r} is not expected here: {RESERVED[name]}.")

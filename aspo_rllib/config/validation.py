@@ -62,6 +62,7 @@ def check(config: ASPOSettings) -> None:
     placement.check(config)
     _check_combinations(config)
     _check_sampling(config)
+    _check_deterministic(config)
     _check_evaluation(config)
     if config.steps_per_iteration == 1 and config.loss == "aspo" and config.method.old_logprobs == "learner":
         warnings.warn(
@@ -120,6 +121,19 @@ def _check_combinations(config: ASPOSettings) -> None:
             f"evaluation_num_env_runners={config.evaluation_num_env_runners}: expected 0; evaluation runs on the "
             "training runners, between iterations."
         )
+
+
+def _check_deterministic(config: ASPOSettings) -> None:
+    if not config.deterministic:
+        return
+    because = "when weights reach a completion, or a prompt is given up, depends on the clock"
+    _require(config, "max_staleness", Legal(f"0 with deterministic=True: {because}", lambda v: v == 0))
+    _require(config, "oversampling", Legal(f"1 with deterministic=True: {because}", lambda v: v == 1))
+    _require(config, "seed", Legal("an int with deterministic=True: set .debugging(seed=...)", is_integer))
+    _require(config, "seed_completions", Legal("None or True with deterministic=True", lambda v: v is not False))
+    if config.num_gpus_per_env_runner:
+        one = "'vllm' with deterministic=True on GPUs, whose kernels can be independent of the batch"
+        _require(config, "engine", Legal(one, lambda v: v == "vllm"))
 
 
 def _check_sampling(config: ASPOSettings) -> None:

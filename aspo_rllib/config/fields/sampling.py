@@ -78,7 +78,7 @@ SAMPLING = Builder(
         ),
         Field(
             "stop",
-            "Sequence[str] | None",
+            "list[str] | None",
             None,
             STOPS,
             "Texts that end a completion as its end token does. The completion's text, which the grader gets, ends "

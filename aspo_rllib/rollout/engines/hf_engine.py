@@ -69,7 +69,9 @@ class TransformersEngine(Engine):
                 for tensor in adapters.adapters(self._model).values():
                     tensor.zero_()
         self._model.eval().to(self._device)
-        self._load_tokenizer = partial(companions.load_tokenizer, model, trust_remote_code=trust_remote_code)
+        self._load_tokenizer = partial(
+            companions.load_tokenizer, model, trust_remote_code=trust_remote_code, chat_template=None
+        )
         self._has_adapters = lora is not None
         self._asleep = False
         self._max_model_len = max_model_len

@@ -51,5 +51,6 @@ def make_engine(config: ASPOSettings, seed: int) -> Engine:
             transfer_backend=placement.transfer_backend(config),
             finds_texts=any(c.stop for c in served),
             engine_kwargs=config.engine_kwargs,
+            batch_invariant=config.deterministic and not on_cpu,
             **settings,
         )

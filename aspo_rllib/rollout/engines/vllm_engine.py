@@ -54,6 +54,7 @@ class VLLMEngine(Engine):
     transfer_backend: the name of the vLLM weight-transfer engine that `join_transfer` sets up; None: no transfer.
     finds_texts: whether requests may have a `stop`, for which vLLM needs the model's tokenizer.
     engine_kwargs: further arguments of `vllm.LLM`.
+    batch_invariant: whether GPU kernels must give a request the same numbers whatever else runs.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class VLLMEngine(Engine):
         transfer_backend: str | None = None,
         finds_texts: bool = False,
         engine_kwargs: dict[str, Any] | None = None,
+        batch_invariant: bool = False,
     ):
-        prepare_vllm()
+        prepare_vllm(batch_invariant=batch_invariant)
         if not torch.cuda.is_available():
             # For small CPU models, compilation takes longer than it saves.
             os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")

@@ -265,7 +265,7 @@ def test_only_a_stop_token_or_the_length_ends_a_completion(run):
 
 
 def test_a_stop_text_ends_a_completion(run):
-    """A text over two tokens, and one that is nowhere: where the second token of the first one is, the completion ends."""
+    """A text over two tokens, and one that is nowhere: the completion ends with the second token."""
     decode = AutoTokenizer.from_pretrained(TINY_MODEL).decode
     unstopped = run(generate_with(temperature=1.5))
     stop = decode(tokens(unstopped)[1][3:5])
@@ -538,7 +538,7 @@ def test_training_on_transformers_keeps_engine_and_learner_together(ray_session,
 
 def test_unknown_arguments_of_vllm_are_named_before_it_starts():
     check_argument_names({"max_num_batched_tokens": 512, "speculative_config": None})
-    with pytest.raises(ValueError, match="'max_num_batched_token' is no engine argument .*'max_num_batched_tokens'"):
+    with pytest.raises(ValueError, match=r"'max_num_batched_token' is no engine argument .*'max_num_batched_tokens'"):
         check_argument_names({"max_num_batched_token": 512})
 
 
@@ -570,8 +570,6 @@ def test_another_distribution_than_the_learners_is_refused_in_training_or_correc
     with pytest.raises(ValueError, match=f"{setting}: expected top_p=1, top_k=0, .* without a sampler_correction"):
         config.copy().validate()
     config.copy().training(sampler_correction="truncated").validate()
-    with pytest.raises(
-        ValueError, match=f"old_logprobs='sampler': expected .*, got {setting}, sampler_correction=None"
-    ):
+    with pytest.raises(ValueError, match=f"old_logprobs='sampler': .*, got {setting}, sampler_correction=None"):
         config.copy().training(old_logprobs="sampler").validate()
     make_config().evaluation(evaluation_config={name: getattr(config, name)}).validate()
