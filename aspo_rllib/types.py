@@ -16,11 +16,12 @@ class Rollout:
     completion_ids: `[T]` int32, exactly the sampled tokens (the end-of-sequence token included).
     sampler_logprobs: `[T]` float32, the engine's log-probability of each sampled token.
     finish_reason: "stop" (the model ended it) or "length" (cut at max_completion_tokens).
-    reward: the env's reward, before any shaping.
+    reward: the env's reward, before any shaping; with `reward_weights`, the weighted sum of `rewards`.
     correct: the env's verdict; None if it gives none, but only a reward.
     weights_version: the learner's version of the weights that sampled it.
     info: what the env said of the step (extracted, grade_status, grade_seconds, ...).
     repetition_frac: `rollout.stats.repetition` of the completion, counted by the runner, of which there are many.
+    rewards: the named components of the reward; None for one that does not apply. Empty if the env names none.
     """
 
     prompt_ids: np.ndarray
@@ -33,6 +34,7 @@ class Rollout:
     weights_version: int
     info: dict[str, Any] = field(default_factory=dict)
     repetition_frac: float = 0.0
+    rewards: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
@@ -67,10 +69,22 @@ class RolloutGroup:
 
         Decided on the env's verdicts, never on shaped rewards: the penalty of one truncated answer would make an
         all-wrong group look mixed and give its other wrong answers a positive advantage. Without verdicts the env's own
-        rewards decide: they must differ.
+        rewards decide: they must differ. If the rewards have several names, one of them must differ: completions that
+        are all wrong may still teach the format.
         """
+        columns = self.reward_columns()
         verdicts = {r.correct for r in self.rollouts}
-        return len({r.reward for r in self.rollouts} if None in verdicts else verdicts) > 1
+        if len(columns) < 2 and None not in verdicts:
+            return len(verdicts) > 1
+        return any(len(set(values)) > 1 for values in (*columns.values(), [r.reward for r in self.rollouts]))
+
+    def reward_columns(self) -> dict[str, list[float | None]]:
+        """The rewards of all rollouts by their name; empty without names.
+
+        A completion whose grading took too long has no names of its own, and 0 in every column.
+        """
+        names = dict.fromkeys(name for r in self.rollouts for name in r.rewards)
+        return {name: [r.rewards.get(name, 0.0) for r in self.rollouts] for name in names}
 
     def without_truncated(self) -> RolloutGroup:
         """The same group without the completions that were cut at max_completion_tokens."""

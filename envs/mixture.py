@@ -58,7 +58,7 @@ class MixEnv(SingleTurnTextEnv):
     def grade(self, task: Task, completion: str) -> Grade:
         """Grade the completion by the env of the task's set."""
         name, own = task.answer
-        return self.envs[name].grade(own, completion)
+        return self.envs[name].graded(own, completion)
 
     def step(self, action: str):
         """As in the base class; info["set"] names the set, by which rewards are logged."""

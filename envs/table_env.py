@@ -9,6 +9,7 @@ from envs.data import open_tasks
 from envs.data.report import LoadReport
 from envs.grading.answers import Answer
 from envs.prompt_style import PromptStyle
+from envs.reward_functions import OF_GRADER, RewardFunctions
 from envs.text_env import Grade, SingleTurnTextEnv, Task
 
 
@@ -21,7 +22,8 @@ class TableEnv(SingleTurnTextEnv):
         grader: has `grade(answer, completion)` and `close()`, and can be pickled.
         system_prompt: replaces the default and the system messages of the rows; "" means none. With None, rows without
             a system message get the default.
-        data_options: the fields of `PromptStyle`, and the other arguments of `open_tasks`.
+        data_options: `rewards` (functions that add rewards of their own, as `RewardFunctions` takes them), the fields
+            of `PromptStyle`, and the other arguments of `open_tasks`.
 
     Raises:
         ValueError: without `data`, and for data that `open_tasks` refuses.
@@ -42,7 +44,12 @@ class TableEnv(SingleTurnTextEnv):
         data_options = dict(data_options)
         self.style = PromptStyle.taken_from(data_options)
         self.answer_prefix = self.style.answer_prefix
-        self.tasks = open_tasks(data, answer_type=answer_type, **data_options)
+        functions = data_options.pop("rewards", ())
+        self._functions = RewardFunctions(functions) if functions else None
+        if self._functions is not None:
+            self.reward_names = (OF_GRADER, *self._functions.names)
+        keep_columns = self._functions is not None
+        self.tasks = open_tasks(data, answer_type=answer_type, keep_columns=keep_columns, **data_options)
         self._grader = grader
 
     def __len__(self) -> int:
@@ -66,6 +73,11 @@ class TableEnv(SingleTurnTextEnv):
     def grade(self, task: Task, completion: str) -> Grade:
         """Compare the completion with the task's answer."""
         return self._grader.grade(task.answer, self.answer_prefix + completion)
+
+    def graded(self, task: Task, completion: str) -> Grade:
+        """The grade, with the rewards of the functions; they get the completion after `answer_prefix`."""
+        grade = self.grade(task, completion)
+        return grade if self._functions is None else self._functions.added(grade, task, completion)
 
     def close(self) -> None:
         """End the grader's processes."""

@@ -1,8 +1,10 @@
 """Single-turn text environments: the observation is a prompt, the action is a completion, and then the episode ends."""
 
+import re
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -14,6 +16,8 @@ GRADE_STATUSES = ("ok", "wrong", "no_answer", "timeout", "guarded", "sandbox_err
 
 _PRINTABLE_ASCII = "".join(map(chr, range(32, 127)))
 _MAX_SAMPLE_LENGTH = 32
+# A reward is logged as reward/NAME/mean, beside reward/mean and reward/accuracy. RLlib joins names with "--".
+_REWARD_NAME = re.compile(r"(?!(?:mean|accuracy)\Z)(?!.*--)[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 class TextSpace(gym.spaces.Text):
@@ -59,6 +63,7 @@ class Task:
         history: chat messages before the prompt, each one {"role": ..., "content": ...}: a system message (which
             replaces the one of the env) and worked examples.
         templated: whether the prompt already contains the tokens of a chat template and must not get a second one.
+        columns: the row that the task was read from, for reward functions; None if it is not kept.
     """
 
     prompt: str
@@ -66,6 +71,7 @@ class Task:
     data_source: str
     history: tuple[dict[str, str], ...] = ()
     templated: bool = False
+    columns: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,24 +80,43 @@ class Grade:
 
     Attributes:
         reward: the reward for training, before any shaping.
-        correct: whether accuracy counts the completion.
+        correct: whether accuracy counts the completion as right; None if there is no verdict, only a reward.
         extracted: the answer that was found in the completion; None if there was none.
         status: "ok" (correct), "wrong", "no_answer" (nothing to compare), "timeout" (of the grader),
             "guarded" (refused before grading, as unsafe or too large) or "sandbox_error" (the grader failed:
             the rollout must be dropped, because it has no information about the model).
+        rewards: the named components of the reward, such as {"correct": 1.0, "format": 0.0}; None for a component
+            that does not apply to the task. The setting `reward_weights` weighs them, and without it `reward` counts.
+            Empty if the reward has no components.
 
     Raises:
-        ValueError: for a status that is not in `GRADE_STATUSES`.
+        ValueError: for a status that is not in `GRADE_STATUSES`, and for a name that no reward may have.
     """
 
     reward: float
-    correct: bool
+    correct: bool | None
     extracted: str | None
     status: str
+    rewards: Mapping[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.status not in GRADE_STATUSES:
             raise ValueError(f"status={self.status!r} is not one of {', '.join(GRADE_STATUSES)}")
+        check_reward_names(self.rewards, "Grade.rewards")
+
+
+def check_reward_names(names: Iterable[Any], where: str) -> None:
+    """Raise ValueError, which begins with `where`, for an illegal name of a reward, and for one that occurs twice."""
+    seen: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or not _REWARD_NAME.fullmatch(name):
+            raise ValueError(
+                f"{where}: {name!r} is not the name of a reward: expected letters, digits and _.+-, no '--', and "
+                "neither 'mean' nor 'accuracy'"
+            )
+        if name in seen:
+            raise ValueError(f"{where}: two rewards have the name {name!r}")
+        seen.add(name)
 
 
 class SingleTurnTextEnv(gym.Env[str, str], ABC):
@@ -118,12 +143,14 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
 
     A subclass with its own `__init__` calls `super().__init__()`. The observation contains neither `system_prompt` nor
     `answer_prefix`. The sampler writes `system_prompt` (None: there is none) into the chat template, and puts
-    `answer_prefix`, the beginning of every answer, after the prompt. `grade` gets the text after it.
+    `answer_prefix`, the beginning of every answer, after the prompt. `grade` gets the text after it. `reward_names` are
+    the names of the rewards in every grade, if the env knows them beforehand; the settings are then checked at once.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium reads a plain class attribute)
     system_prompt: str | None = None
     answer_prefix = ""
+    reward_names: tuple[str, ...] | None = None
 
     def __init__(self):
         self.observation_space = TextSpace()
@@ -141,6 +168,10 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
     @abstractmethod
     def grade(self, task: Task, completion: str) -> Grade:
         """Grade any string, also a hostile one. The content of the string never makes it raise."""
+
+    def graded(self, task: Task, completion: str) -> Grade:
+        """What `step` reports: `grade`, to which a base class of several envs may add rewards."""
+        return self.grade(task, completion)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """Begin an episode with a problem.
@@ -175,8 +206,8 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
 
         Returns:
             ("", reward, True, False, info) with the info keys data_source, index, extracted, correct,
-            grade_status and grade_seconds. The wall-clock time is rounded to 1 ms, so that equal steps of a fast
-            grader give equal infos, as Gymnasium's `check_env` demands.
+            grade_status and grade_seconds, and rewards if the grade has some. The wall-clock time is rounded to 1 ms,
+            so that equal steps of a fast grader give equal infos, as Gymnasium's `check_env` demands.
 
         Raises:
             gymnasium.error.ResetNeeded: before the first reset, and at a second step of an episode.
@@ -188,7 +219,7 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
             raise InvalidAction(f"the action is the completion as a str, got {type(action).__name__}")
         task = self.task(self._index)
         start = perf_counter()
-        grade = self.grade(task, action)
+        grade = self.graded(task, action)
         self._expect("grade", grade, Grade)
         info = {
             "data_source": task.data_source,
@@ -198,6 +229,8 @@ class SingleTurnTextEnv(gym.Env[str, str], ABC):
             "grade_status": grade.status,
             "grade_seconds": round(perf_counter() - start, 3),
         }
+        if grade.rewards:
+            info["rewards"] = dict(grade.rewards)
         self._index = None
         return "", float(grade.reward), True, False, info
 

@@ -75,3 +75,15 @@ class OddRewards(ArithmeticEnv):
         observation, _, *rest = super().step(action)
         self._count += 1
         return observation, self._reward if self._count % self._every == 0 else 1.0, *rest
+
+
+class NamedRewards(ArithmeticEnv):
+    """Three-digit sums whose info has `components` as the named rewards, whatever the answer."""
+
+    def __init__(self, components, **arithmetic):
+        super().__init__(**arithmetic)
+        self._components = components
+
+    def step(self, action):
+        *result, info = super().step(action)
+        return *result, info | {"rewards": self._components}

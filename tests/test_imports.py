@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("aspo_rllib", "envs")
 # The parts of aspo_rllib from the bottom to the top; those of one line do not import each other.
 ORDER = [
-    {"types", "metric_names", "losses", "watchdog", "internals", "tiny_model"},
+    {"names", "metric_names", "watchdog", "internals", "tiny_model"},
+    {"types", "losses"},
     {"registration"},
     {"model"},
     {"config"},

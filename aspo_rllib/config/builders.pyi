@@ -26,19 +26,26 @@ class SettingsBuilder(TextAlgorithmConfig):
     gpu_memory_utilization: float
     tensor_parallel_size: int
     max_num_seqs: int
+    engine_kwargs: dict[str, Any] | None
     weight_transport: str | type[Any]
     sleep: bool | None
     lora: dict[str, Any] | None
     gradient_checkpointing: bool | None
+    deterministic: bool
     cpu_offload: bool
     compile_learner: bool | None
     group_size: int
     temperature: float
     top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    stop: list[str] | None
     max_completion_tokens: int
     max_refills: int
     oversampling: float
     seed_completions: bool | None
+    reward_weights: dict[str, float] | None
     num_graders: int | None
     grader_timeout_s: float
     loss: str | Loss | Callable[..., Any]
@@ -98,10 +105,12 @@ class SettingsBuilder(TextAlgorithmConfig):
         gpu_memory_utilization: float = ...,
         tensor_parallel_size: int = ...,
         max_num_seqs: int = ...,
+        engine_kwargs: dict[str, Any] | None = ...,
         weight_transport: str | type[Any] = ...,
         sleep: bool | None = ...,
         lora: dict[str, Any] | None = ...,
         gradient_checkpointing: bool | None = ...,
+        deterministic: bool = ...,
         cpu_offload: bool = ...,
         compile_learner: bool | None = ...,
     ) -> Self:
@@ -133,6 +142,11 @@ class SettingsBuilder(TextAlgorithmConfig):
             max_num_seqs: Completions that the engine decodes at once. With `max_staleness`, an engine that takes more
                 than one batch works on two batches and finishes both late; on CPUs, give it one runner's share of a
                 batch. (an int >= 1; default 256)
+            engine_kwargs: Further arguments of `vllm.LLM`, handed to it as they are, for example speculative_config,
+                quantization, kv_cache_dtype or max_num_batched_tokens. What other settings set is refused. Arguments
+                that change the engine's arithmetic, such as a quantization, move its probabilities away from the
+                learner's: `max_sync_drift` limits by how much, and `sampler_correction` corrects for it. (a dict of
+                vLLM's engine arguments, or None; default None)
             weight_transport: How weights get into the engines. "object_store" works on any machines, "nccl" needs GPUs
                 of their own for runners and learners, "ipc" needs one GPU for both. "auto" takes the fastest one that
                 the placement allows; with `lora` and with engine="transformers" that is the object store. A subclass of
@@ -152,6 +166,10 @@ class SettingsBuilder(TextAlgorithmConfig):
                 its activations. This costs about a third more compute and saves most of the activations' memory. None:
                 on a GPU if the largest micro-batch does not fit otherwise, by the estimate that `--dry-run` prints;
                 never on CPUs. (True, False or None; default None)
+            deterministic: Whether a run computes exactly what an earlier run with the same seed has computed, on GPUs
+                as well: vLLM's kernels that do not depend on the batch (`VLLM_BATCH_INVARIANT`) and torch's
+                deterministic algorithms, which are slower. It needs a seed, max_staleness=0 and oversampling=1. Runs on
+                CPUs are so already. (True or False; default False)
             cpu_offload: Whether the learners' shards and their optimizer state stay in host memory; this needs
                 num_learners > 1. (True or False; default False)
             compile_learner: Whether the learner's layers, and on GPUs the arithmetic on logits, go through
@@ -164,10 +182,15 @@ class SettingsBuilder(TextAlgorithmConfig):
         group_size: int = ...,
         temperature: float = ...,
         top_p: float = ...,
+        top_k: int = ...,
+        min_p: float = ...,
+        repetition_penalty: float = ...,
+        stop: list[str] | None = ...,
         max_completion_tokens: int = ...,
         max_refills: int = ...,
         oversampling: float = ...,
         seed_completions: bool | None = ...,
+        reward_weights: dict[str, float] | None = ...,
         num_graders: int | None = ...,
         grader_timeout_s: float = ...,
     ) -> Self:
@@ -180,8 +203,18 @@ class SettingsBuilder(TextAlgorithmConfig):
                 completion has no others to be compared with. (an int >= 1; default 16; paper: 16)
             temperature: Sampling temperature: in (0, 2] in training, >= 0 in an evaluation. The learner's logprobs are
                 taken at the same temperature. (default 1.0; paper: 1.0)
-            top_p: Nucleus sampling. Below 1 the engine's logprobs are renormalised over the kept tokens and differ from
-                the learner's. (in (0, 1]; default 1.0; paper: 1.0)
+            top_p: Nucleus sampling. Below 1 the engine samples from another distribution than the learner's, and its
+                logprobs are those of the kept tokens. Training then needs a `sampler_correction`. (in (0, 1]; default
+                1.0; paper: 1.0)
+            top_k: Only the k most likely tokens are sampled; 0: all. Above 0, see `top_p`. (an int >= 0; default 0;
+                paper: 0)
+            min_p: Only tokens are sampled whose probability is at least this share of the most likely one's. Above 0,
+                see `top_p`. (in [0, 1); default 0.0; paper: 0)
+            repetition_penalty: Logits of tokens that prompt or completion already have are divided by this, or
+                multiplied where they are negative. If it is not 1, see `top_p`. (> 0; default 1.0; paper: 1)
+            stop: Texts that end a completion as its end token does. The completion's text, which the grader gets, ends
+                with the stop text; all of its tokens are trained on. (a list of texts that are not empty, or None;
+                default None)
             max_completion_tokens: Longest completion. (an int >= 1; default 1024; paper: 32768 for 1.5B models)
             max_refills: How often an iteration asks further prompts in place of those whose groups are all right or all
                 wrong. After that it goes on with what there is. DAPO's dynamic sampling corresponds to about 10. (an
@@ -193,6 +226,10 @@ class SettingsBuilder(TextAlgorithmConfig):
                 drawn beside it, and a resumed run is exact. vLLM draws such completions one by one, which costs 10 % of
                 a tiny model's time on CPU. None: on CPU only, since on GPU the probabilities themselves depend on what
                 else is in the batch. (True, False or None; default None)
+            reward_weights: How much each of the env's named rewards counts, for example {"correct": 1, "format": 0.1}.
+                Every one of them has a weight. None: the reward that the env itself gives. An evaluation of another env
+                does not take over the weights. (a dict of names to finite numbers, not all of them 0, or None; default
+                None)
             num_graders: Worker processes of one env runner that grade on copies of the env while the engine generates.
                 None: as many as the runner has CPUs (`num_cpus_per_env_runner`). (an int >= 1, or None; default None)
             grader_timeout_s: Longest time for grading one completion. A completion that takes longer earns 0 and counts

@@ -17,11 +17,16 @@ SETTINGS = (
     "group_size",
     "temperature",
     "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "stop",
     "max_prompt_tokens",
     "max_completion_tokens",
     "num_graders",
     "chat_template_kwargs",
     "grader_timeout_s",
+    "reward_weights",
 )
 # These names appear next to the names of the sets in the results.
 _RESERVED_NAMES = ("accuracy", "env_runners", "iteration")
@@ -31,7 +36,8 @@ def set_configs(config: ASPOSettings) -> dict[str, ASPOSettings]:
     """The evaluation config of every set of a training config.
 
     It consists of `evaluation_config` and the set's own settings, which override it. If a set has its own env, the
-    training env's env_config does not apply to it.
+    training env's env_config does not apply to it. An env that is not that of the training does not get its
+    reward_weights.
     """
     configs: dict[str, ASPOSettings] = {}
     for name, settings in (config.eval_sets or {DEFAULT_SET: {}}).items():
@@ -40,6 +46,9 @@ def set_configs(config: ASPOSettings) -> dict[str, ASPOSettings]:
         if "env" in settings:
             configs[name].env_config = {}
         configs[name].update_from_dict(settings)
+        own_weights = "reward_weights" in {**(config.evaluation_config or {}), **settings}
+        if configs[name].env != config.env and not own_weights:
+            configs[name].reward_weights = None
     return configs
 
 

@@ -82,8 +82,10 @@ class ASPOSettings(SettingsBuilder):
 
     @property
     def completions_are_seeded(self) -> bool:
-        """The resolved `seed_completions`; None means True on CPUs and False on GPUs."""
-        return not self.num_gpus_per_env_runner if self.seed_completions is None else self.seed_completions
+        """The resolved `seed_completions`; None means True on CPUs and with `deterministic`, and False on GPUs."""
+        if self.seed_completions is not None:
+            return self.seed_completions
+        return self.deterministic or not self.num_gpus_per_env_runner
 
     @property
     def learner_is_compiled(self) -> bool:

@@ -9,6 +9,7 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 from aspo_rllib.config import placement
+from aspo_rllib.config.engine_kwargs import check_engine_kwargs
 from aspo_rllib.config.eval_sets import check_eval_sets, set_configs
 from aspo_rllib.config.field import Legal, integer, is_integer, is_number, number, require
 from aspo_rllib.config.fields import FIELDS
@@ -30,6 +31,9 @@ _PARTS_OF_LOSSES = {
 }
 # Settings that have an effect only with a kl_coef.
 _PARTS_OF_KL = ("kl_clamp", "kl_estimator", "reference_reset_interval")
+# Settings of the sampler, with the values at which it samples from the learner's own distribution.
+_SAME = (("top_p", 1), ("top_k", 0), ("min_p", 0), ("repetition_penalty", 1))
+_NEUTRAL = ", ".join(f"{name}={same}" for name, same in _SAME)
 
 
 def check(config: ASPOSettings) -> None:
@@ -42,6 +46,7 @@ def check(config: ASPOSettings) -> None:
     _check_unused(config)
     _check_model(config)
     _check_engine(config)
+    check_engine_kwargs(config)
     _check_lora(config)
     if config.in_evaluation:
         _require(config, "temperature", number(">= 0", lambda v: v >= 0))
@@ -60,6 +65,7 @@ def check(config: ASPOSettings) -> None:
     placement.check(config)
     _check_combinations(config)
     _check_sampling(config)
+    _check_deterministic(config)
     _check_evaluation(config)
     if config.steps_per_iteration == 1 and config.loss == "aspo" and config.method.old_logprobs == "learner":
         warnings.warn(
@@ -120,22 +126,36 @@ def _check_combinations(config: ASPOSettings) -> None:
         )
 
 
+def _check_deterministic(config: ASPOSettings) -> None:
+    if not config.deterministic:
+        return
+    because = "when weights reach a completion, or a prompt is given up, depends on the clock"
+    _require(config, "max_staleness", Legal(f"0 with deterministic=True: {because}", lambda v: v == 0))
+    _require(config, "oversampling", Legal(f"1 with deterministic=True: {because}", lambda v: v == 1))
+    _require(config, "seed", Legal("an int with deterministic=True: set .debugging(seed=...)", is_integer))
+    _require(config, "seed_completions", Legal("None or True with deterministic=True", lambda v: v is not False))
+    if config.num_gpus_per_env_runner:
+        one = "'vllm' with deterministic=True on GPUs, whose kernels can be independent of the batch"
+        _require(config, "engine", Legal(one, lambda v: v == "vllm"))
+
+
 def _check_sampling(config: ASPOSettings) -> None:
     if config.max_refills and not (config.drop_uniform_groups and config.group_size > 1):
         raise ValueError(
             f"max_refills={config.max_refills}: expected 0 with group_size={config.group_size} and "
             f"drop_uniform_groups={config.drop_uniform_groups}: it replaces groups that are dropped as uniform."
         )
-    if config.top_p < 1 and config.sampler_correction is None and config.method.old_logprobs == "learner":
+    moved = [f"{name}={getattr(config, name):g}" for name, same in _SAME if getattr(config, name) != same]
+    if moved and config.sampler_correction is None and config.method.old_logprobs == "learner":
         raise ValueError(
-            f"top_p={config.top_p:g}: expected 1 in training without a sampler_correction: the engine would sample "
-            "from other probabilities than the learner trains."
+            f"{', '.join(moved)}: expected {_NEUTRAL} in training without a sampler_correction: the engine would "
+            "sample from other probabilities than the learner trains."
         )
-    if config.method.old_logprobs == "sampler" and (config.top_p < 1 or config.sampler_correction is not None):
+    if config.method.old_logprobs == "sampler" and (moved or config.sampler_correction is not None):
         of_loss = "" if config.old_logprobs else f", the default of loss={config.loss!r}"
         raise ValueError(
-            f"old_logprobs='sampler'{of_loss}: expected top_p=1 and sampler_correction=None, got "
-            f"top_p={config.top_p:g} and sampler_correction={config.sampler_correction!r}: the ratio is already "
+            f"old_logprobs='sampler'{of_loss}: expected {_NEUTRAL} and sampler_correction=None, got "
+            f"{', '.join([*moved, f'sampler_correction={config.sampler_correction!r}'])}: the ratio is already "
             "relative to the sampler's policy."
         )
 

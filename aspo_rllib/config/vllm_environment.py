@@ -15,8 +15,13 @@ _VLLM_DEFAULTS = {
 }
 
 
-def prepare_vllm() -> None:
-    """Set vLLM's environment variables. Call this before a process imports vLLM for the first time."""
+def prepare_vllm(*, batch_invariant: bool = False) -> None:
+    """Set vLLM's environment variables. Call this before a process imports vLLM for the first time.
+
+    batch_invariant: whether a token's probabilities must not depend on what else is in the batch; GPUs only.
+    """
+    if batch_invariant:
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
     for name, value in _VLLM_DEFAULTS.items():
         os.environ.setdefault(name, value)
     # This is required, and overrides the user: weights are replaced between two steps of an engine in this process.

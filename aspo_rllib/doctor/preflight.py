@@ -6,6 +6,7 @@ field, its value and what to do.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from aspo_rllib.config.placement import weight_transport
 from aspo_rllib.doctor import model_files, resources
 from aspo_rllib.learner.memory import load_structure
 from aspo_rllib.model.scoring_check import check_rotary_switch
+from aspo_rllib.rollout.engines.vllm_engine import check_argument_names
 from aspo_rllib.rollout.prompts import load_tokenizer, prompts_of
 from aspo_rllib.run.start_ray import start_ray
 
@@ -40,6 +42,8 @@ def check(config: ASPOSettings) -> None:
 
     config: a config that `validate` has accepted.
     """
+    if config.engine_kwargs and importlib.util.find_spec("vllm"):  # the driver may do without it
+        check_argument_names(config.engine_kwargs)
     check_model(config)
     check_cluster(config)
 

@@ -29,6 +29,7 @@ COLUMNS = {
     "completion": pa.string(),
     "extracted": pa.string(),
     "reward": pa.float64(),
+    "rewards": pa.map_(pa.string(), pa.float64()),
     "correct": pa.bool_(),
     "grade_status": pa.string(),
     "finish_reason": pa.string(),
@@ -42,6 +43,7 @@ def completion_rows(groups: Iterable[RolloutGroup]) -> list[dict[str, Any]]:
 
     index: the task's index in the env.
     sample: the completion's number in its group.
+    rewards: the named components of the reward, as pairs; None if it has none.
     num_tokens: length of the completion.
     """
     return [
@@ -54,6 +56,7 @@ def completion_rows(groups: Iterable[RolloutGroup]) -> list[dict[str, Any]]:
             "completion": rollout.completion,
             "extracted": _text(rollout.info.get("extracted")),
             "reward": rollout.reward,
+            "rewards": list(rollout.rewards.items()) or None,
             "correct": rollout.correct,
             "grade_status": _text(rollout.info.get("grade_status")),
             "finish_reason": rollout.finish_reason,
@@ -129,11 +132,10 @@ def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _row_as_markdown(row: Mapping[str, Any]) -> str:
-    facts = ", ".join(
-        f"{name} {row[name]}"
-        for name in ("set", "index", "sample", "correct", "reward", "advantage", "extracted", "grade_status")
-        if row.get(name) is not None
-    )
+    shown = {**row, **{f"reward {name!r}": value for name, value in row.get("rewards") or ()}}
+    names = ("set", "index", "sample", "correct", "reward", *list(shown)[len(row) :])
+    names += ("advantage", "extracted", "grade_status")
+    facts = ", ".join(f"{name} {shown[name]}" for name in names if shown.get(name) is not None)
     return f"**{facts}**\n\n{_code_block(row['prompt'])}\n\n{_code_block('→ ' + row['completion'])}"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ def scores(rows: Sequence[Row]) -> dict[str, float]:
     - `pass_at_1`, `pass_at_2`, `pass_at_4`, ... up to k, each with `_se`: unbiased.
     - `maj_at_16`, `maj_at_16_se`: see `majority`. NaN if no completion of the whole evaluation has an extracted answer.
     - `num_prompts`, `length_mean` (tokens), `truncated_frac`, `repetition_frac`.
+    - `reward/<name>/mean` of every named reward, over the completions that it applies to.
     - `by_source/<data source>/accuracy` and `/num_prompts`, with the source's name as `metric_names` makes it legal.
     - `by_difficulty/<difficulty>/accuracy` and `/num_prompts`, likewise, if the env's info has a difficulty.
     - `by_pass_rate/<bucket>/num_prompts`: prompts by their share of right completions: never (0), hard (up to 1/4),
@@ -46,11 +48,20 @@ def scores(rows: Sequence[Row]) -> dict[str, float]:
         "length_mean": float(np.mean([row["num_tokens"] for row in rows])),
         "truncated_frac": float(np.mean([row["finish_reason"] == "length" for row in rows])),
         "repetition_frac": float(np.mean([row["repetition"] for row in rows])),
+        **_reward_means(rows),
     }
     if any(row["correct"] is None for row in rows):
         rewards = np.array([[row["reward"] for row in prompt] for prompt in prompts])
         return _with_error("reward_mean", rewards.mean(axis=1)) | numbers
     return numbers | _of_verdicts(prompts)
+
+
+def _reward_means(rows: Sequence[Row]) -> dict[str, float]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for name, value in chain.from_iterable(row["rewards"] or () for row in rows):
+        if value is not None:
+            values[name].append(value)
+    return {f"reward/{name}/mean": float(np.mean(found)) for name, found in values.items()}
 
 
 def _of_verdicts(prompts: Sequence[Sequence[Row]]) -> dict[str, float]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from aspo_rllib.names import nearest
 
 Array = NDArray[np.float64]
 STD_EPSILON = 1e-6
@@ -141,8 +142,7 @@ def resolve_advantage(advantage: str | Advantage | Callable[[Array], Array]) -> 
         return Advantage(advantage)
     if isinstance(advantage, str) and advantage in ADVANTAGES:
         return ADVANTAGES[advantage]
-    near = get_close_matches(str(advantage), ADVANTAGES, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = nearest(advantage, ADVANTAGES)
     raise ValueError(
         f"unknown advantage {advantage!r}: {hint}Known: {sorted(ADVANTAGES)}; or give an Advantage or a function of "
         "a group's rewards."
@@ -154,21 +154,22 @@ def group_advantages(
 ) -> Array:
     """The advantages `[G]` of one group, before `of_batch`.
 
-    rewards: `[G]`, or `[G, C]` with `weights` `[C]`. penalties: `[G]` or a number, added to the weighted sum; with
+    rewards: `[G]`, or `[G, C]` with `weights` `[C]`, in which NaN stands where a component does not apply: with
+    `by_component` it then has no advantage. penalties: `[G]` or a number, added to the weighted sum; with
     `by_component` they are a component of their own.
     Raises ValueError on another shape, or on a reward that is not finite.
     """
     columns = np.asarray(rewards, dtype=np.float64)
     if columns.ndim not in (1, 2) or len(columns) == 0:
         raise ValueError(f"rewards must be [group_size] or [group_size, components], got shape {columns.shape}")
-    if not np.isfinite(columns).all():
+    if np.isinf(columns).any() or (columns.ndim == 1 and np.isnan(columns).any()):
         raise ValueError(f"rewards must be finite, got {columns[~np.isfinite(columns)][0]}")
     columns = columns.reshape(len(columns), -1)
     scale = np.ones(columns.shape[1]) if weights is None else np.asarray(weights, dtype=np.float64)
     penalties = np.broadcast_to(np.asarray(penalties, dtype=np.float64), len(columns))
     if not advantage.by_component:
-        return _checked(advantage, columns @ scale + penalties)
-    parts = [weight * _checked(advantage, column) for weight, column in zip(scale, columns.T, strict=True)]
+        return _checked(advantage, np.nan_to_num(columns) @ scale + penalties)
+    parts = [weight * _of_component(advantage, column) for weight, column in zip(scale, columns.T, strict=True)]
     total: Array = np.sum(parts, axis=0)
     return total + (_checked(advantage, penalties) if penalties.any() else 0.0)
 
@@ -180,6 +181,15 @@ def batch_advantages(
     if advantage.of_batch is not None and groups:
         groups = advantage.of_batch(groups, [np.asarray(n) for n in num_tokens])
     return [np.asarray(g, dtype=np.float32) for g in groups]
+
+
+def _of_component(advantage: Advantage, rewards: Array) -> Array:
+    """The advantages by one component, among the completions that it applies to; 0 for the others."""
+    applies = ~np.isnan(rewards)
+    found = np.zeros(len(rewards))
+    if applies.sum() > 1 or len(rewards) == 1:  # one of many has nothing to be compared with
+        found[applies] = _checked(advantage, rewards[applies])
+    return found
 
 
 def _checked(advantage: Advantage, rewards: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -58,6 +59,9 @@ class PolicyLearner(TorchLearner):
             self._build()
 
     def _build(self) -> None:
+        if self.config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
+            torch.use_deterministic_algorithms(True)
         super().build()
         self.num_optimizer_steps = 0
         self.num_skipped_steps = 0

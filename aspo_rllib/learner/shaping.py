@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from aspo_rllib.learner.advantages import batch_advantages, group_advantages, resolve_advantage
+from aspo_rllib.learner.advantages import Advantage, batch_advantages, group_advantages, resolve_advantage
 from aspo_rllib.types import RolloutGroup
 
 if TYPE_CHECKING:
@@ -57,8 +57,20 @@ def take_advantages(groups: Sequence[RolloutGroup], config: ASPOSettings) -> lis
             buffer_tokens=config.overlong_buffer_tokens,
             factor=config.overlong_penalty_factor,
         )
-        of_groups.append(group_advantages(advantage, [r.reward for r in group.rollouts], penalties=penalties))
+        rewards, weights = _rewards(group, advantage, config.reward_weights or {})
+        of_groups.append(group_advantages(advantage, rewards, weights, penalties))
     return batch_advantages(advantage, of_groups, num_tokens)
+
+
+def _rewards(
+    group: RolloutGroup, advantage: Advantage, weights: Mapping[str, float]
+) -> tuple[NDArray[np.float64], list[float] | None]:
+    """The rewards that a method takes: `[G, C]` with the weights of the C components, or the sums `[G]` and None."""
+    columns = group.reward_columns() if advantage.by_component else {}
+    if not columns:
+        return np.array([r.reward for r in group.rollouts], dtype=np.float64), None
+    # None, which is for components that do not apply, becomes NaN.
+    return np.array(list(columns.values()), dtype=np.float64).T, [weights.get(name, 1.0) for name in columns]
 
 
 def overlong_penalty(

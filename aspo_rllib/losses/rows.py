@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from torch import Tensor
 
 from aspo_rllib.losses import clipped, covariance, sequence, soft
 from aspo_rllib.losses.aggregation import check_aggregation
 from aspo_rllib.losses.inputs import TokenInputs
+from aspo_rllib.names import nearest
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,5 @@ def resolve_loss(loss: str | Loss | Callable[[TokenInputs], Tensor]) -> Loss:
         return Loss(loss)
     if isinstance(loss, str) and loss in LOSSES:
         return LOSSES[loss]
-    near = get_close_matches(str(loss), LOSSES, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = nearest(loss, LOSSES)
     raise ValueError(f"unknown loss {loss!r}: {hint}Known: {sorted(LOSSES)}; or give a Loss or a function.")

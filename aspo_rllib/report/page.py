@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ _CURVES = {
     "ratio/mean": "Mean importance ratio",
     "length/mean": "Completion length (tokens)",
 }
+_NAMED_REWARD = re.compile(r"reward/([^/]+)/mean")
 _FIRST = ("learning_curves", "learning_panels")
 _LAST = ("token_weights", "seeds")
 # The fields of RLlib that describe the experiment. All fields of this package are shown.
@@ -67,7 +69,8 @@ def draw(experiment: Experiment) -> tuple[dict[str, Chart], list[str]]:
     """The figures by name, and the metrics whose figures are left out because no trial has them."""
     methods, metric = experiment.methods, experiment.metric
     shown = {"learning_curves": (metric, f"{metric} over training")}
-    shown |= {name.replace("/", "_"): (name, title) for name, title in _CURVES.items() if name != metric}
+    titles = _CURVES | _named_rewards(experiment.trials)
+    shown |= {name.replace("/", "_"): (name, title) for name, title in titles.items() if name != metric}
     charts = {name: curves_chart(methods, *what, name=name) for name, what in shown.items()}
     charts["token_weights"] = weights.weights_chart(methods)
     metrics = {name: what[0] for name, what in shown.items()} | {"token_weights": weights.METRICS}
@@ -75,6 +78,12 @@ def draw(experiment: Experiment) -> tuple[dict[str, Chart], list[str]]:
     charts["learning_panels"] = panels_chart(methods, metric)
     charts["seeds"] = seeds_chart(methods, metric, experiment.last)
     return {name: chart for name, chart in charts.items() if chart is not None}, missing
+
+
+def _named_rewards(trials: Sequence[Trial]) -> dict[str, str]:
+    """Metric and title of every named reward of the training batches."""
+    found = {name: _NAMED_REWARD.fullmatch(name) for trial in trials for row in trial.rows.values() for name in row}
+    return {name: f"Reward {match[1]!r}" for name, match in sorted(found.items()) if match}
 
 
 def render(experiment: Experiment, charts: dict[str, Chart], missing: Sequence[str]) -> str:

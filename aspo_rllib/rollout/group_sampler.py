@@ -13,7 +13,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from aspo_rllib.rollout.engines.engine import Completion, Engine
+from aspo_rllib.rollout.rewards import rewards_of
 from aspo_rllib.rollout.stats import repetition
+from aspo_rllib.rollout.stops import cut_at_stop
 from aspo_rllib.types import Rollout, RolloutGroup
 from envs.grading.pool import Graded, GradingPool, ungraded
 
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     from aspo_rllib.rollout.prompts import Prompt
 
 GRADING_POLL_S = 0.05  # while nothing is generated; calls from other threads wait as long
-LARGEST_REWARD = float(np.finfo(np.float32).max)  # advantages are float32
 _TRAINING, _EVALUATION = 0, 1  # streams of request seeds
+_LEARNERS_DISTRIBUTION: dict[str, Any] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop": ()}
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,7 @@ class GroupSampler:
         """One short completion per prompt, to compare the engine's logprobs with the learner's."""
         self._probes = {f"probe/{n}": None for n in range(len(prompt_ids))}
         for n, (request_id, ids) in enumerate(zip(self._probes, prompt_ids, strict=True)):
-            # The whole distribution, whatever top_p: the learner's logprobs are those of the whole distribution.
-            self._submit(request_id, ids, config, seed=n, top_p=1.0, max_tokens=max_tokens)
+            self._submit(request_id, ids, config, seed=n, max_tokens=max_tokens, **_LEARNERS_DISTRIBUTION)
         try:
             while None in self._probes.values():
                 self._step()
@@ -122,6 +123,10 @@ class GroupSampler:
         settings: dict[str, Any] = {
             "temperature": config.temperature,
             "top_p": config.top_p,
+            "top_k": config.top_k,
+            "min_p": config.min_p,
+            "repetition_penalty": config.repetition_penalty,
+            "stop": config.stop or (),
             "max_tokens": config.max_completion_tokens,
             "stop_token_ids": self._stop_token_ids,
         }
@@ -153,18 +158,19 @@ class GroupSampler:
     def _have_graded(self, completion: Completion) -> None:
         serial, g = self._requests.pop(completion.request_id)
         group = self._groups[serial]
-        text = self._text(completion)
+        text = self._text(completion, group.request.config.stop or ())
         group.completions[g] = (completion, text)
         group.request.pool.submit((serial, g), group.request.index, text)
 
-    def _text(self, completion: Completion) -> str:
-        """The completion without its end token. Other special tokens are part of the answer: `</think>` may be one."""
+    def _text(self, completion: Completion, stop: Sequence[str] = ()) -> str:
+        """The completion without its end token, up to a stop text. Other special tokens are part of the answer:
+        `</think>` may be one."""
         ids = completion.completion_ids.tolist()
         if ids and ids[-1] in self._stop_token_ids:
             ids = ids[:-1]
         text = self._tokenizer.decode(ids, skip_special_tokens=False)
         assert isinstance(text, str)  # a list only for several completions
-        return text
+        return cut_at_stop(text, stop)
 
     def _take_grade(self, serial: int, g: int, graded: Graded) -> None:
         group, size = self._groups[serial], self._groups[serial].request.config.group_size
@@ -209,11 +215,7 @@ def as_rollout(request: GroupRequest, completion: Completion, text: str, graded:
     """One completion of a request, as text and as graded."""
     prompt = request.prompt
     verdict = graded.info.get("correct")
-    if not abs(graded.reward) <= LARGEST_REWARD:
-        raise ValueError(
-            f"The env {request.config.env!r} gave task {request.index} the reward {graded.reward!r}: expected a number "
-            f"of at most {LARGEST_REWARD:.2g} in size."
-        )
+    reward, rewards = rewards_of(graded, request.config, request.index)
     assert graded.prompt in (prompt.text, None), f"a task of {request.config.env} asks something else on every reset"
     return Rollout(
         prompt_ids=prompt.ids,
@@ -221,9 +223,10 @@ def as_rollout(request: GroupRequest, completion: Completion, text: str, graded:
         sampler_logprobs=completion.sampler_logprobs,
         finish_reason=completion.finish_reason,
         completion=text,
-        reward=graded.reward,
+        reward=reward,
         correct=None if verdict is None else bool(verdict),
         weights_version=request.weights_version,
         info=prompt.info | graded.info,
         repetition_frac=repetition(text),
+        rewards=rewards,
     )

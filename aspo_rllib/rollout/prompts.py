@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from aspo_rllib.config.env_creators import make_env
 from aspo_rllib.model import companions
 from aspo_rllib.rollout.env_check import check_env
+from aspo_rllib.rollout.rewards import check_known_names
 from envs.chat import BARE_TEMPLATE, render
 
 if TYPE_CHECKING:
@@ -158,12 +159,14 @@ def load_tokenizer(config: ASPOSettings) -> tuple[PreTrainedTokenizerBase, list[
 def prompts_of(config: ASPOSettings, tokenizer: PreTrainedTokenizerBase) -> PromptEncoder:
     """Create a config's env and the encoder of its prompts.
 
-    Raises ValueError as `make_env`, `check_env` and `check_prompts` do.
+    Raises ValueError as `make_env`, `check_env` and `check_prompts` do, and for names in `reward_weights` that are not
+    the env's.
     """
     prompts = PromptEncoder(make_env(config), tokenizer, config.chat_template_kwargs)
     try:
         check_env(prompts.env, config.env)
         check_prompts(prompts, config)
+        check_known_names(prompts.env.unwrapped, config)
     except ValueError:
         prompts.close()
         raise

@@ -31,6 +31,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "repetition/frac": float(np.mean([r.repetition_frac for r in rollouts])),
         "grader/timeouts": float(sum(r.info.get("grade_status") == "timeout" for r in rollouts)),
         "grader/seconds": float(sum(r.info.get("grade_seconds", 0.0) for r in rollouts)),
+        **_reward_means(groups),
         **_accuracies(groups),
     }
 
@@ -42,6 +43,15 @@ def _lengths_by_ending(rollouts: Sequence[Rollout]) -> dict[str, float]:
         ending = "truncated" if rollout.finish_reason == "length" else "finished"
         by_ending[ending].append(len(rollout.completion_ids))
     return {f"length/{ending}_mean": float(np.mean(lengths)) for ending, lengths in by_ending.items()}
+
+
+def _reward_means(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """`reward/<name>/mean` of every named reward, over the completions that it applies to."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        for name, column in group.reward_columns().items():
+            values[name] += [value for value in column if value is not None]
+    return {f"reward/{name}/mean": float(np.mean(found)) for name, found in values.items() if found}
 
 
 def _accuracies(groups: Sequence[RolloutGroup]) -> dict[str, float]:

@@ -52,6 +52,7 @@ def open_tasks(
     pass_rates: str | os.PathLike | None = None,
     pass_rate_range: tuple[float, float] = (0.0, 1.0),
     limit: int | None = None,
+    keep_columns: bool = False,
     cache_dir: str | os.PathLike | None = None,
 ) -> TaskTable:
     """Open task data as a table. An index always means the same task.
@@ -84,6 +85,8 @@ def open_tasks(
         pass_rate_range: (lowest, highest) pass rate of the tasks to take, 0..1, both included. Prompts that
             are not in `pass_rates` are taken.
         limit: the number of tasks to take from the beginning, >= 1; None for all. All rows are still read once.
+        keep_columns: whether tasks have the columns of their row (`Task.columns`). Values that JSON does not know
+            become texts.
         cache_dir: the folder for the store; by default $ASPO_CACHE, else $XDG_CACHE_HOME/aspo_rllib, else
             ~/.cache/aspo_rllib. When data changes, its old store is not deleted.
 
@@ -103,6 +106,7 @@ def open_tasks(
         "max_prompt_chars": max_prompt_chars,
         "pass_rates": None if pass_rates is None else file_source(pass_rates, "pass_rates").identity,
         "pass_rate_range": list(pass_rate_range),
+        "keep_columns": keep_columns,
     }
     sources = find_sources(data, split)
     folder = _store_folder(sources, options, cache_folder(cache_dir))
@@ -111,7 +115,7 @@ def open_tasks(
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 rates = None if pass_rates is None else PassRates(Path(pass_rates).expanduser(), *pass_rate_range)
-                selection = Selection(answer_type, max_prompt_chars, rates)
+                selection = Selection(answer_type, max_prompt_chars, rates, keep_columns)
                 choice = SplitChoice(split, held_out_frac, held_out_seed)
                 _convert(sources, folder, columns, selection, choice)
     table = TaskTable(folder, limit)

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from envs.data.filters import Deduplicator, PassRates
-from envs.data.reading import LeftOut, ReadTask, SourceRow, read_rows, source_rows
+from envs.data.reading import LeftOut, ReadingRules, ReadTask, SourceRow, read_rows, source_rows
 from envs.data.report import DROPPED_FILE, LoadReport
 from envs.data.sources import Source
 from envs.data.splits import Chosen, SplitChoice
@@ -39,6 +39,7 @@ class Selection:
     answer_type: type
     max_prompt_chars: int | None
     pass_rates: PassRates | None
+    keep_columns: bool = False
 
 
 def convert(
@@ -69,7 +70,8 @@ def convert(
     with _new_folder(folder) as partial, open(partial / DROPPED_FILE, "w") as dropped:
         rows = _of_split(_shown(source_rows(sources, columns), sources), chosen, tally)
         with StoreWriter(partial) as store:
-            for (file, row, *_), read in read_rows(rows, selection.answer_type, selection.max_prompt_chars, alone_s):
+            rules = ReadingRules(selection.answer_type, selection.max_prompt_chars, selection.keep_columns)
+            for (file, row, *_), read in read_rows(rows, rules, alone_s):
                 if isinstance(read, LeftOut):
                     tally.counts[read.count] += 1
                     if read.count == "bad":

@@ -22,7 +22,7 @@ _CHUNK_LIMIT_S = 3600.0
 
 
 class ReadTask(NamedTuple):
-    """A task as it is stored, with its answer and history as JSON, and the hash of its question."""
+    """A task as it is stored, with answer, history and columns as JSON, and the hash of its question."""
 
     prompt: str
     answer: str
@@ -30,6 +30,15 @@ class ReadTask(NamedTuple):
     history: str
     templated: bool
     question: int
+    columns: str | None
+
+
+class ReadingRules(NamedTuple):
+    """What is read of a row: arguments of `open_tasks`."""
+
+    answer_type: type
+    max_prompt_chars: int | None
+    keep_columns: bool
 
 
 class LeftOut(NamedTuple):
@@ -59,29 +68,25 @@ def source_rows(sources: Iterable[Source], columns: Mapping[str, str | None] | N
             yield SourceRow(number, row._replace(split=source.split or row.split), chosen, source.label)
 
 
-def read_rows(
-    rows: Iterable[SourceRow], answer_type: type, max_prompt_chars: int | None, alone_s: float
-) -> Iterator[tuple[SourceRow, Read]]:
+def read_rows(rows: Iterable[SourceRow], rules: ReadingRules, alone_s: float) -> Iterator[tuple[SourceRow, Read]]:
     """Read rows, and yield each with its result, in order.
 
     Args:
         rows: the rows.
-        answer_type, max_prompt_chars: arguments of `open_tasks`.
+        rules: what is read of a row.
         alone_s: the seconds before other processes are started. They need one or two to import what they use.
 
     Raises:
         envs.grading.child.ChildDied: if the machine has too little memory for the processes.
     """
-    read = reader(answer_type, max_prompt_chars)
+    read = reader(rules)
     chunks = _chunks(rows)
     start = time.monotonic()
     for chunk in chunks:
         yield from zip(chunk, read(chunk), strict=True)
         if time.monotonic() - start > alone_s:
             break
-    children = [
-        Child("envs.data.reading:reader", answer_type, max_prompt_chars) for _ in range(len(os.sched_getaffinity(0)))
-    ]
+    children = [Child("envs.data.reading:reader", rules) for _ in range(len(os.sched_getaffinity(0)))]
     try:
         yield from _read_by(children, chunks, read)
     finally:
@@ -89,27 +94,29 @@ def read_rows(
             child.close()
 
 
-def reader(answer_type: type, max_prompt_chars: int | None) -> Callable[[list[SourceRow]], list[Read]]:
+def reader(rules: ReadingRules) -> Callable[[list[SourceRow]], list[Read]]:
     """Make the function that reads a chunk; it runs in this process or in a child."""
 
     def read(chunk: list[SourceRow]) -> list[Read]:
-        return [_read(row, answer_type, max_prompt_chars) for row in chunk]
+        return [_read(row, rules) for row in chunk]
 
     return read
 
 
-def _read(row: SourceRow, answer_type: type, max_prompt_chars: int | None) -> Read:
+def _read(row: SourceRow, rules: ReadingRules) -> Read:
     try:
-        task = to_task(row.row.valid_content(), row.columns, row.label)
-    except ValueError as error:
+        content = row.row.valid_content()
+        task = to_task(content, row.columns, row.label)
+        columns = json.dumps(content, default=str) if rules.keep_columns else None
+    except (ValueError, RecursionError) as error:
         return LeftOut("bad", str(error))
-    if not isinstance(task.answer, answer_type):
+    if not isinstance(task.answer, rules.answer_type):
         return LeftOut("other_kind")
     num_chars = len(task.prompt) + sum(len(message["content"]) for message in task.history)
-    if max_prompt_chars is not None and num_chars > max_prompt_chars:
+    if rules.max_prompt_chars is not None and num_chars > rules.max_prompt_chars:
         return LeftOut("too_long")
     answer, history = answer_to_json(task.answer), json.dumps(task.history)
-    return ReadTask(task.prompt, answer, task.data_source, history, task.templated, question_hash(task))
+    return ReadTask(task.prompt, answer, task.data_source, history, task.templated, question_hash(task), columns)
 
 
 def _read_by(

@@ -26,6 +26,7 @@ _SCHEMA = pa.schema(
         "history": pa.large_string(),  # JSON
         "file": pa.int32(),  # index into LoadReport.files
         "templated": pa.bool_(),
+        "columns": pa.large_string(),  # JSON, or null
         "question": pa.int64(),  # splits.question_hash
         "row": pa.int64(),  # line, from 1, or index, from 0: Row.number
     }
@@ -60,12 +61,14 @@ class TaskTable(Sequence[Task]):
     def __getitem__(self, index: int) -> Task:
         """Return a task; negative indices count from the end, as in a list."""
         row = self._row(index)
+        columns = self._value("columns", row)
         return Task(
             prompt=self._value("prompt", row),
             answer=answer_from_json(self._value("answer", row)),
             data_source=self._value("data_source", row),
             history=tuple(json.loads(self._value("history", row))),
             templated=self._value("templated", row),
+            columns=None if columns is None else json.loads(columns),
         )
 
     def questions(self) -> np.ndarray:
@@ -89,7 +92,7 @@ class TaskTable(Sequence[Task]):
             raise IndexError(f"index={row} is not in a table of {len(self)} tasks")
         return row % len(self)
 
-    def _value(self, column: str, row: int) -> str | int:
+    def _value(self, column: str, row: int) -> str | int | None:
         return self._columns[column][row].as_py()
 
 
@@ -106,7 +109,7 @@ class StoreWriter:
         """Append a task, with the index of its file and the number of its row."""
         values = task._asdict() | {"file": file, "row": row}
         self._rows.append(tuple(values[name] for name in _SCHEMA.names))
-        self._chars += len(task.prompt) + len(task.answer) + len(task.history)
+        self._chars += len(task.prompt) + len(task.answer) + len(task.history) + len(task.columns or "")
         if len(self._rows) == _BATCH_ROWS or self._chars > _BATCH_CHARS:
             self._flush()
 

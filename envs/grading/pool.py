@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -14,6 +13,7 @@ import cloudpickle
 import gymnasium as gym
 
 from envs.grading.child import Child, ChildDied, ChildError
+from envs.grading.rewards import problem_of
 
 # While a worker grades one completion, the next one is already there, so the worker never waits for a message.
 _MIN_QUEUE = 2
@@ -36,7 +36,8 @@ class Graded:
         prompt: the prompt of the task; None if no step finished.
         reward, info: the values that `step` returned. If no step finished, the reward is 0 and info["grade_status"]
             is "timeout", or "sandbox_error" if two worker processes died. The status is also "sandbox_error" if the
-            reward was not a finite number; info["grade_error"] then has the reason.
+            reward, or one of its named components in info["rewards"], was not a finite number, and if no component
+            applies; info["grade_error"] then has the reason.
     """
 
     prompt: str | None
@@ -262,19 +263,13 @@ def grader(make_env: bytes) -> Callable[[tuple[int, str]], Graded]:
         prompt, _ = env.reset(options={"index": index})
         _, reward, terminated, _, info = env.step(completion)
         assert terminated, "a single-turn env ends after one step"
-        if not _is_finite(reward):
-            spec = getattr(env, "spec", None)
-            name = spec.id if spec is not None else type(env.unwrapped).__name__
-            error = f"the reward of {name} for task {index} is {reward!r}; expected a finite number"
-            return Graded(prompt, 0.0, {**info, "grade_status": "sandbox_error", "grade_error": error})
+        spec = getattr(env, "spec", None)
+        where = f"of {spec.id if spec is not None else type(env.unwrapped).__name__} for task {index}"
+        problem = problem_of(reward, info.get("rewards", {}), where)
+        if problem is not None:
+            return Graded(prompt, 0.0, {**info, "rewards": {}, "grade_status": "sandbox_error", "grade_error": problem})
+        if "rewards" in info:
+            info["rewards"] = {n: None if r is None else float(r) for n, r in info["rewards"].items()}
         return Graded(prompt, float(reward), info)
 
     return grade
-
-
-def _is_finite(reward: Any) -> bool:
-    """Whether a reward is a finite number; numpy numbers and tensors of one element are accepted."""
-    try:
-        return math.isfinite(reward)
-    except (TypeError, ValueError, OverflowError):  # None, a str, an array of several, an int beyond all floats
-        return False

@@ -529,3 +529,21 @@ def test_greedy_evaluation_needs_a_group_size_of_one(make_config):
 def test_completions_have_seeds_of_their_own_on_cpu_or_when_asked(make_config, given, gpus, seeded):
     config = make_config().sampling(seed_completions=given).env_runners(num_gpus_per_env_runner=gpus)
     assert config.completions_are_seeded is seeded
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_staleness": 1}, "max_staleness=1: expected 0 with deterministic=True"),
+        ({"oversampling": 1.5}, "oversampling=1.5: expected 1 with deterministic=True"),
+        ({"seed": None}, "seed=None: expected an int with deterministic=True"),
+        ({"seed_completions": False}, "seed_completions=False: expected None or True"),
+        ({"num_gpus_per_env_runner": 1, "engine": "transformers"}, "engine='transformers': expected 'vllm' with deter"),
+    ],
+)
+def test_what_depends_on_the_clock_is_not_deterministic(make_config, change, message):
+    config = make_config().llm(deterministic=True).debugging(seed=1)
+    config.validate()
+    assert config.copy().update_from_dict({"num_gpus_per_env_runner": 1}).completions_are_seeded
+    with pytest.raises(ValueError, match=message):
+        config.copy().update_from_dict(change).validate()

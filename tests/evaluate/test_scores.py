@@ -12,6 +12,7 @@ from aspo_rllib.evaluate.scores import majority, pass_at_k, scores, standard_err
 def prompt(index, verdicts, extracted=None, **columns):
     """Rows of one prompt: 1 for a right completion, 0 for a wrong one."""
     rest = {"num_tokens": 1, "finish_reason": "stop", "repetition": 0.0, "data_source": None, "difficulty": None}
+    rest["rewards"] = None
     answers = extracted or ["7" if verdict else "8" for verdict in verdicts]
     return [
         {**rest, "index": index, "correct": bool(verdict), "extracted": answer, **columns}
@@ -157,3 +158,10 @@ def test_standard_error_is_over_prompts():
     # Means 0, 1, 1, 0: unbiased std sqrt(4 x 0.25 / 3) = 0.5773503, over sqrt(4): 0.2886751.
     assert standard_error(np.array([0.0, 1.0, 1.0, 0.0])) == pytest.approx(0.2886751)
     assert math.isnan(standard_error(np.array([0.5])))
+
+
+def test_named_rewards_have_their_means():
+    pairs = [[("correct", 1.0), ("format", 0.5)], [("correct", 0.0), ("format", None)]]
+    rows = [row | {"rewards": rewards} for row, rewards in zip(prompt(0, [1, 0]), pairs, strict=True)]
+    results = scores(rows)
+    assert results["reward/correct/mean"] == 0.5 and results["reward/format/mean"] == 0.5

@@ -7,6 +7,7 @@ import pytest
 
 from aspo_rllib import ASPOConfig
 from aspo_rllib.learner.shaping import by_position, groups_to_train, mask_truncated, overlong_penalty, take_advantages
+from aspo_rllib.rollout.stats import rollout_metrics
 
 
 def test_overlong_penalty_by_hand():
@@ -93,3 +94,60 @@ def test_groups_of_which_nothing_is_left_are_left_out(make_groups, drop_uniform_
     kept = [g.position for g in groups_to_train(groups, config)]
     assert kept == ([0] if drop_uniform_groups else [0, 2])
     assert mask_truncated([cut(gone, {0, 1})], [np.zeros(2, np.float32)]) == ([], [])
+
+
+def named(group, *rewards):
+    """The group with these named rewards, and their sum as the reward."""
+    return replace(
+        group,
+        rollouts=tuple(
+            replace(r, rewards=of, reward=sum(v for v in of.values() if v is not None))
+            for r, of in zip(group.rollouts, rewards, strict=True)
+        ),
+    )
+
+
+def test_gdpo_takes_the_named_rewards_with_their_weights(make_groups):
+    """Both rewards standardised by themselves, in their weights; then the batch by its mean and std."""
+    (group,) = make_groups([[(3, 6)] * 4])
+    right, form = np.array([1.0, 0, 0, 0]), np.array([0, 2.0, 0, 2.0])
+    group = named(group, *({"correct": r, "format": f} for r, f in zip(right, form, strict=True)))
+    config = ASPOConfig().training(advantage="gdpo").sampling(reward_weights={"format": 0.1, "correct": 1})
+    (advantages,) = take_advantages([group], config)
+    summed = (right - 0.25) / (0.5 + 1e-6) + 0.1 * (form - 1) / ((4 / 3) ** 0.5 + 1e-6)
+    np.testing.assert_allclose(advantages, (summed - summed.mean()) / (summed.std(ddof=1) + 1e-4), rtol=1e-5)
+    # Without weights each counts 1; other methods take the reward, whatever its components.
+    (equal,) = take_advantages([group], config.copy().sampling(reward_weights=None))
+    summed = (right - 0.25) / (0.5 + 1e-6) + (form - 1) / ((4 / 3) ** 0.5 + 1e-6)
+    np.testing.assert_allclose(equal, (summed - summed.mean()) / (summed.std(ddof=1) + 1e-4), rtol=1e-5)
+    (plain,) = take_advantages([group], config.copy().training(advantage="dr_grpo"))
+    np.testing.assert_allclose(plain, right + form - 1.25, rtol=1e-6)
+
+
+def test_a_reward_that_does_not_apply_has_no_part_in_gdpo(make_groups):
+    # The second reward applies to two completions, which it tells apart; the first to all, and it is constant.
+    (group,) = make_groups([[(3, 6)] * 3])
+    group = named(group, {"a": 1.0, "b": 0.0}, {"a": 1.0, "b": None}, {"a": 1.0, "b": 4.0})
+    (advantages,) = take_advantages([group], ASPOConfig().training(advantage="gdpo"))
+    np.testing.assert_allclose(advantages, [-1, 0, 1], atol=1e-3)
+    # One completion alone has nothing to be compared with.
+    group = named(group, {"a": 1.0, "b": None}, {"a": 1.0, "b": None}, {"a": 1.0, "b": 4.0})
+    (advantages,) = take_advantages([group], ASPOConfig().training(advantage="gdpo"))
+    assert advantages.tolist() == [0, 0, 0]
+
+
+def test_named_rewards_make_an_all_wrong_group_informative(make_groups):
+    (group,) = make_groups([[(3, 6)] * 2])
+    wrong = replace(group, rollouts=tuple(replace(r, correct=False) for r in group.rollouts))
+    assert named(wrong, {"correct": 0.0, "format": 1.0}, {"correct": 0.0, "format": 0.0}).is_informative
+    assert not named(wrong, {"correct": 0.0, "format": 1.0}, {"correct": 0.0, "format": 1.0}).is_informative
+    assert named(wrong, {"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0}).is_informative  # though the sums are equal
+    assert not named(wrong, {"correct": 0.0}, {"correct": 0.5}).is_informative  # one name: the verdicts decide
+
+
+def test_a_completion_without_names_has_nothing_in_each(make_groups):
+    (group,) = make_groups([[(3, 6)] * 3])
+    group = named(group, {}, {"a": 1.0, "b": None}, {"a": 3.0, "b": 0.5})
+    assert group.reward_columns() == {"a": [0.0, 1.0, 3.0], "b": [0.0, None, 0.5]}
+    metrics = rollout_metrics([group])
+    assert metrics["reward/a/mean"] == pytest.approx(4 / 3) and metrics["reward/b/mean"] == 0.25

@@ -5,16 +5,17 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from grading_envs import OddRewards
+from grading_envs import NamedRewards, OddRewards
 from transformers import AutoTokenizer
 
-from aspo_rllib import TINY_MODEL
+from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.rollout import stats
 from aspo_rllib.rollout.engines.engine import Completion
 from aspo_rllib.rollout.engines.hf_engine import TransformersEngine
 from aspo_rllib.rollout.group_sampler import GroupRequest, GroupSampler
-from aspo_rllib.rollout.prompts import PromptEncoder
-from envs.grading.pool import GradingPool, ungraded
+from aspo_rllib.rollout.prompts import PromptEncoder, prompts_of
+from aspo_rllib.rollout.rewards import rewards_of
+from envs.grading.pool import Graded, GradingPool, ungraded
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +113,93 @@ def test_such_rollouts_are_dropped_and_counted(make_config):
     assert (len(group.rollouts), group.num_ungraded, group.num_nonfinite) == (4, 4, 0)
     with pytest.warns(UserWarning, match="the reward of OddRewards for task 3 is nan"):
         assert stats.failure_metrics([group]) == {"grader/errors": 4, "sampler/nonfinite": 0}
+
+
+# ---- named rewards -----------------------------------------------------------------------------------------------
+
+
+def weighted(rewards, weights, status="ok", **settings):
+    config = ASPOConfig().environment("mine:graded-v0").sampling(reward_weights=weights)
+    graded = Graded("7+7=", 3.0, {"grade_status": status, **({"rewards": rewards} if rewards else {})})
+    return rewards_of(graded, config.copy() if not settings else config.copy().update_from_dict(settings), 17)
+
+
+def test_the_weighted_sum_of_the_rewards_is_the_reward():
+    # 2 * 1 + 0.1 * 5 - 1 * 0.5 = 2; a reward that does not apply counts nothing.
+    rewards = {"correct": 1.0, "format": 5.0, "length": 0.5}
+    weights = {"correct": 2, "format": 0.1, "length": -1}
+    assert weighted(rewards, weights) == (pytest.approx(2.0), rewards)
+    assert weighted(rewards | {"format": None}, weights)[0] == pytest.approx(1.5)
+    assert weighted(rewards, None) == (3.0, rewards)  # the env's own
+    assert weighted({}, None) == (3.0, {})
+
+
+def test_a_grading_that_took_too_long_has_nothing_in_every_reward():
+    assert weighted({}, {"correct": 1, "format": 2}, "timeout") == (0.0, {"correct": 0.0, "format": 0.0})
+    assert weighted({}, None, "timeout") == (3.0, {})
+
+
+@pytest.mark.parametrize(
+    ("rewards", "weights", "message"),
+    [
+        ({"correct": 1.0}, {"correct": 1, "fromat": 1}, "'mine:graded-v0' has no reward 'fromat'"),
+        ({"correct": 1.0, "length": 0.0}, {"correct": 1}, "has a reward 'length' without a weight"),
+        ({}, {"correct": 1}, "has no reward 'correct'"),
+        ({"correct": 1e39}, {"correct": 1}, "gave task 17 the reward 1e\\+39"),
+        ({"correct": 1e39}, {"correct": 0}, "gave task 17 the reward 'correct' 1e\\+39"),
+        ({"correct": 1e30}, {"correct": 1e30}, "gave task 17 the reward 1.0*1e"),
+    ],
+)
+def test_rewards_that_do_not_fit_their_weights_name_the_env(rewards, weights, message):
+    with pytest.raises(ValueError, match=message):
+        weighted(rewards, weights)
+
+
+def test_an_evaluation_of_an_env_without_names_has_its_own_reward():
+    assert weighted({}, {"correct": 1}, in_evaluation=True) == (3.0, {})
+
+
+def test_names_that_the_env_knows_are_checked_before_anything_starts(tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "1+1=", "answer": "2"}\n')
+    env_config = {"data": str(data), "rewards": ["reward_examples:length_reward"], "cache_dir": str(tmp_path)}
+    config = ASPOConfig().environment("aspo/Math-v0", env_config=env_config).llm(model=TINY_MODEL)
+    config.sampling(reward_weights={"correct": 1, "lenght_reward": 0.1}).training(batch_prompts=1)
+    with pytest.raises(ValueError, match="the env 'aspo/Math-v0' has no reward 'lenght_reward'; expected a weight for"):
+        prompts_of(config, AutoTokenizer.from_pretrained(TINY_MODEL))
+
+
+def of_components(components):
+    pool = GradingPool(partial(NamedRewards, components), 1, 60.0)
+    pool.submit("key", 3, "7")
+    try:
+        ((_, verdict),) = pool.collect(60.0)
+    finally:
+        pool.close()
+    return verdict
+
+
+def test_named_rewards_arrive_as_numbers():
+    verdict = of_components({"format": np.float32(0.5), "length": torch.tensor(2.0), "other": None})
+    assert verdict.info["rewards"] == {"format": 0.5, "length": 2.0, "other": None}
+    assert {type(value) for value in verdict.info["rewards"].values()} == {float, type(None)}
+
+
+@pytest.mark.parametrize(
+    ("components", "message"),
+    [
+        ({"format": float("nan")}, "the reward 'format' of NamedRewards for task 3 is nan; expected a finite number"),
+        ({"format": None, "length": None}, "all rewards of NamedRewards for task 3 are None"),
+    ],
+)
+def test_named_rewards_that_are_no_numbers_drop_the_rollout(components, message):
+    verdict = of_components(components)
+    assert ungraded(verdict) and verdict.info["grade_error"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("components", "message"), [([1.0], "expected a dict of names"), ({"mean": 1}, "'mean' is not")]
+)
+def test_named_rewards_without_names_end_the_run(components, message):
+    with pytest.raises(RuntimeError, match=message):
+        of_components(components)

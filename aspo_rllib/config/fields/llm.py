@@ -110,6 +110,16 @@ LLM = Builder(
             "batch works on two batches and finishes both late; on CPUs, give it one runner's share of a batch.",
         ),
         Field(
+            "engine_kwargs",
+            "dict[str, Any] | None",
+            None,
+            instance_of(dict, "a dict of vLLM's engine arguments").or_none(),
+            "Further arguments of `vllm.LLM`, handed to it as they are, for example speculative_config, quantization, "
+            "kv_cache_dtype or max_num_batched_tokens. What other settings set is refused. Arguments that change the "
+            "engine's arithmetic, such as a quantization, move its probabilities away from the learner's: "
+            "`max_sync_drift` limits by how much, and `sampler_correction` corrects for it.",
+        ),
+        Field(
             "weight_transport",
             "str | type[Any]",
             "auto",
@@ -153,6 +163,15 @@ LLM = Builder(
             "This costs about a third more compute and saves most of the activations' memory. None: on a GPU if "
             "the largest micro-batch does not fit otherwise, by the estimate that `--dry-run` prints; never on "
             "CPUs.",
+        ),
+        Field(
+            "deterministic",
+            "bool",
+            False,
+            BOOLEAN,
+            "Whether a run computes exactly what an earlier run with the same seed has computed, on GPUs as well: vLLM's "
+            "kernels that do not depend on the batch (`VLLM_BATCH_INVARIANT`) and torch's deterministic algorithms, "
+            "which are slower. It needs a seed, max_staleness=0 and oversampling=1. Runs on CPUs are so already.",
         ),
         Field(
             "cpu_offload",

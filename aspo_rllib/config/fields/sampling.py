@@ -1,6 +1,22 @@
 """The settings of `.sampling()`: how completions are drawn and graded."""
 
-from aspo_rllib.config.field import ANYTHING, AUTOMATIC, Builder, Field, integer, number
+import math
+
+from aspo_rllib.config.field import ANYTHING, AUTOMATIC, Builder, Field, Legal, integer, is_number, number
+
+REWARD_WEIGHTS = Legal(
+    "a dict of names to finite numbers, not all of them 0",
+    lambda v: (
+        isinstance(v, dict)
+        and all(isinstance(name, str) and is_number(weight) and math.isfinite(weight) for name, weight in v.items())
+        and any(v.values())
+    ),
+).or_none()
+
+STOPS = Legal(
+    "a list of texts that are not empty",
+    lambda v: isinstance(v, (list, tuple)) and bool(v) and all(isinstance(text, str) and text for text in v),
+).or_none()
 
 SAMPLING = Builder(
     "sampling",
@@ -30,9 +46,43 @@ SAMPLING = Builder(
             "float",
             1.0,
             number("in (0, 1]", lambda v: 0 < v <= 1),
-            "Nucleus sampling. Below 1 the engine's logprobs are renormalised over the kept tokens and differ from "
-            "the learner's.",
+            "Nucleus sampling. Below 1 the engine samples from another distribution than the learner's, and its "
+            "logprobs are those of the kept tokens. Training then needs a `sampler_correction`.",
             paper="1.0",
+        ),
+        Field(
+            "top_k",
+            "int",
+            0,
+            integer(0),
+            "Only the k most likely tokens are sampled; 0: all. Above 0, see `top_p`.",
+            paper="0",
+        ),
+        Field(
+            "min_p",
+            "float",
+            0.0,
+            number("in [0, 1)", lambda v: 0 <= v < 1),
+            "Only tokens are sampled whose probability is at least this share of the most likely one's. Above 0, see "
+            "`top_p`.",
+            paper="0",
+        ),
+        Field(
+            "repetition_penalty",
+            "float",
+            1.0,
+            number("> 0", lambda v: v > 0),
+            "Logits of tokens that prompt or completion already have are divided by this, or multiplied where they are "
+            "negative. If it is not 1, see `top_p`.",
+            paper="1",
+        ),
+        Field(
+            "stop",
+            "list[str] | None",
+            None,
+            STOPS,
+            "Texts that end a completion as its end token does. The completion's text, which the grader gets, ends "
+            "with the stop text; all of its tokens are trained on.",
         ),
         Field(
             "max_completion_tokens",
@@ -69,6 +119,15 @@ SAMPLING = Builder(
             "beside it, and a resumed run is exact. vLLM draws such completions one by one, which costs 10 % of a "
             "tiny model's time on CPU. None: on CPU only, since on GPU the probabilities themselves depend on what "
             "else is in the batch.",
+        ),
+        Field(
+            "reward_weights",
+            "dict[str, float] | None",
+            None,
+            REWARD_WEIGHTS,
+            'How much each of the env\'s named rewards counts, for example {"correct": 1, "format": 0.1}. Every one of '
+            "them has a weight. None: the reward that the env itself gives. An evaluation of another env does not take "
+            "over the weights.",
         ),
         Field(
             "num_graders",

@@ -18,8 +18,9 @@ class Completion:
     """A finished request: tokens as sampled, `[T]` int32, and their log-probabilities, `[T]` float32.
 
     The tokens include the end token, if there is one. The log-probabilities belong to the distribution that was sampled
-    from, after temperature and top_p. At temperature 0, where nothing is sampled, they are those of temperature 1.
-    finish_reason: "stop" (one of the request's stop_token_ids was sampled) or "length".
+    from, after temperature, top_p and the like. At temperature 0, where nothing is sampled, they are those of
+    temperature 1, with the repetition penalty only.
+    finish_reason: "stop" (one of the request's stop_token_ids was sampled, or a stop text completed) or "length".
     """
 
     request_id: str
@@ -42,6 +43,10 @@ class Engine(ABC):
         max_tokens: int,
         stop_token_ids: Sequence[int],
         seed: int | None = None,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
     ) -> None:
         """Queue one completion of `prompt_ids`; `step` returns it when it is finished.
 
@@ -52,6 +57,11 @@ class Engine(ABC):
         max_tokens: length limit of the completion, >= 1. max_model_len limits prompt and completion together.
         seed: with a seed, the completion depends only on the seed, the prompt and the weights, and not on other
             requests. None: the engine's own random stream.
+        top_k: number of most likely tokens to sample from; 0 for all.
+        min_p: in [0, 1); leaves out tokens of less than this share of the highest probability.
+        repetition_penalty: > 0; divides the positive logits of all tokens of prompt and completion so far, multiplies
+            the negative ones. The order is: penalty, temperature, min_p, top_k, top_p.
+        stop: texts; the completion ends with the token that completes one of them.
         """
 
     @abstractmethod

@@ -9,7 +9,8 @@ generates in a separate thread, where weights cannot be replaced between two ste
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from aspo_rllib.model import companions
 from aspo_rllib.model import lora as adapters
 from aspo_rllib.model.layers import decoder_of
 from aspo_rllib.model.loading import load_causal_lm
@@ -26,7 +28,7 @@ from aspo_rllib.model.packing import use_attention
 from aspo_rllib.model.sharding import replace_parameters
 from aspo_rllib.rollout.engines.engine import Completion, Engine
 from aspo_rllib.rollout.engines.hf_rows import ROW_ATTENTION, RowCache
-from aspo_rllib.rollout.engines.hf_sampling import Request, sample
+from aspo_rllib.rollout.engines.hf_sampling import Request, Shape, sample
 
 PREFILL_TOKENS = 16384  # limit for one forward pass, including padding
 
@@ -67,6 +69,9 @@ class TransformersEngine(Engine):
                 for tensor in adapters.adapters(self._model).values():
                     tensor.zero_()
         self._model.eval().to(self._device)
+        self._load_tokenizer = partial(
+            companions.load_tokenizer, model, trust_remote_code=trust_remote_code, chat_template=None
+        )
         self._has_adapters = lora is not None
         self._asleep = False
         self._max_model_len = max_model_len
@@ -88,6 +93,10 @@ class TransformersEngine(Engine):
         max_tokens: int,
         stop_token_ids: Sequence[int],
         seed: int | None = None,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
     ) -> None:
         assert not self._asleep
         if not 1 <= len(prompt_ids) < self._max_model_len:
@@ -99,12 +108,17 @@ class TransformersEngine(Engine):
                 ids=prompt_ids.tolist(),
                 prompt_tokens=len(prompt_ids),
                 max_tokens=min(len(prompt_ids) + max_tokens, self._max_model_len),
-                temperature=temperature,
-                top_p=top_p,
+                shape=Shape(temperature, top_p, top_k, min_p, repetition_penalty),
                 stop_token_ids=frozenset(stop_token_ids),
                 generator=own or self._generator,
+                stop=tuple(stop),
+                decode=self._decoder if stop else None,
             )
         )
+
+    @cached_property  # only requests with a `stop` need it
+    def _decoder(self) -> Callable[[list[int]], str]:
+        return partial(self._load_tokenizer().decode, skip_special_tokens=False)
 
     @property
     def busy(self) -> bool:
@@ -125,8 +139,7 @@ class TransformersEngine(Engine):
             return []
         tokens, logprobs = sample(self._decode(), self._running)
         for request, token, logprob in zip(self._running, tokens.tolist(), logprobs.tolist(), strict=True):
-            request.ids.append(token)
-            request.logprobs.append(logprob)
+            request.take(token, logprob)
         finished = [r.completion() for r in self._running if r.finish_reason]
         self._keep([row for row, r in enumerate(self._running) if not r.finish_reason])
         return finished

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from aspo_rllib.rollout.engines.engine import Completion
+from aspo_rllib.rollout.stops import ends_with_stop
+
+
+class Shape(NamedTuple):
+    """What turns logits into the distribution that is sampled from, as in `Engine.submit`."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
 
 
 @dataclass(eq=False)
@@ -20,11 +40,21 @@ class Request:
     ids: list[int]  # tokens of the prompt, followed by those of the completion
     prompt_tokens: int
     max_tokens: int  # limit for prompt and completion together
-    temperature: float
-    top_p: float
+    shape: Shape
     stop_token_ids: frozenset[int]
     generator: torch.Generator
+    stop: tuple[str, ...] = ()
+    decode: Callable[[list[int]], str] | None = None  # needed with `stop`
     logprobs: list[float] = field(default_factory=list)
+    found_stop: bool = False
+
+    def take(self, token: int, logprob: float) -> None:
+        """Append a sampled token."""
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        if self.stop:
+            assert self.decode is not None
+            self.found_stop = ends_with_stop(self.ids[self.prompt_tokens :], self.stop, self.decode)
 
     @property
     def cached_tokens(self) -> int:
@@ -34,7 +64,7 @@ class Request:
     @property
     def finish_reason(self) -> str | None:
         """Why the completion ended with the last step; None if it is unfinished."""
-        if self.ids[-1] in self.stop_token_ids:
+        if self.ids[-1] in self.stop_token_ids or self.found_stop:
             return "stop"
         return "length" if len(self.ids) == self.max_tokens else None
 
@@ -51,16 +81,17 @@ class Request:
 def sample(logits: Tensor, requests: list[Request]) -> tuple[Tensor, Tensor]:
     """Sample one token per row of `[B, vocabulary]` logits; returns tokens and their log-probabilities, `[B]` each.
 
-    The log-probabilities are those after temperature and top_p.
+    The log-probabilities are those of the distribution that was sampled from.
     """
     tokens = torch.empty(len(requests), dtype=torch.long, device=logits.device)
     logprobs = torch.empty(len(requests), device=logits.device)
-    rows_of: dict[tuple[float, float], list[int]] = {}
+    rows_of: dict[Shape, list[int]] = {}
     for row, request in enumerate(requests):
-        rows_of.setdefault((request.temperature, request.top_p), []).append(row)
-    for (temperature, top_p), rows in rows_of.items():
-        scores = _processed(logits[rows], temperature, top_p).log_softmax(-1)
-        if temperature == 0:
+        rows_of.setdefault(request.shape, []).append(row)
+    for shape, rows in rows_of.items():
+        scores = _penalised(logits[rows], shape, [requests[row].ids for row in rows])
+        scores = _processed(scores, shape).log_softmax(-1)
+        if shape.temperature == 0:
             tokens[rows] = scores.argmax(-1)
         else:
             tokens[rows] = _draw(scores.exp(), [requests[row].generator for row in rows])
@@ -68,12 +99,30 @@ def sample(logits: Tensor, requests: list[Request]) -> tuple[Tensor, Tensor]:
     return tokens, logprobs
 
 
-def _processed(logits: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Apply temperature and top_p to logits. As in vLLM, temperature 0 does not change them."""
-    if temperature not in (0, 1):
-        logits = TemperatureLogitsWarper(float(temperature))(None, logits)
-    if temperature > 0 and top_p < 1:
-        logits = TopPLogitsWarper(top_p)(None, logits)
+def _penalised(logits: Tensor, shape: Shape, ids: list[list[int]]) -> Tensor:
+    """Apply the repetition penalty to each row, by all tokens of its request."""
+    if shape.repetition_penalty == 1:
+        return logits
+    penalty = RepetitionPenaltyLogitsProcessor(float(shape.repetition_penalty))
+    rows = zip(logits.split(1), ids, strict=True)
+    return torch.cat([penalty(torch.tensor([tokens], device=logits.device), row) for row, tokens in rows])
+
+
+def _processed(logits: Tensor, shape: Shape) -> Tensor:
+    """Apply temperature, min_p, top_k and top_p. As in vLLM, temperature 0 changes nothing."""
+    if shape.temperature == 0:
+        return logits
+    warpers: list[LogitsProcessor] = []
+    if shape.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(float(shape.temperature)))
+    if shape.min_p > 0:
+        warpers.append(MinPLogitsWarper(float(shape.min_p)))
+    if shape.top_k > 0:
+        warpers.append(TopKLogitsWarper(shape.top_k))
+    if shape.top_p < 1:
+        warpers.append(TopPLogitsWarper(shape.top_p))
+    for warper in warpers:
+        logits = warper(None, logits)
     return logits
 
 

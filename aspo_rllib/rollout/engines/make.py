@@ -20,13 +20,14 @@ def engine_seed(base_seed: int, worker_index: int) -> int:
 
 
 def make_engine(config: ASPOSettings, seed: int) -> Engine:
-    """Start the engine of one env runner. Its max_model_len covers training and every evaluation set.
+    """Start the engine of one env runner, for training and every evaluation set.
 
     seed: seed of requests that are submitted without their own seed.
     """
+    served = (config, *set_configs(config).values())
     settings: dict[str, Any] = {
         "dtype": config.dtype,
-        "max_model_len": max(c.max_model_len for c in (config, *set_configs(config).values())),
+        "max_model_len": max(c.max_model_len for c in served),
         "max_num_seqs": config.max_num_seqs,
         "seed": seed,
         "trust_remote_code": config.trust_remote_code,
@@ -48,5 +49,8 @@ def make_engine(config: ASPOSettings, seed: int) -> Engine:
             tensor_parallel_size=config.tensor_parallel_size,
             can_sleep=placement.engine_sleeps(config),
             transfer_backend=placement.transfer_backend(config),
+            finds_texts=any(c.stop for c in served),
+            engine_kwargs=config.engine_kwargs,
+            batch_invariant=config.deterministic and not on_cpu,
             **settings,
         )

@@ -7,6 +7,7 @@ driver or a learner does not need vLLM.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 import warnings
@@ -19,6 +20,7 @@ import torch
 
 from aspo_rllib.config.vllm_environment import prepare_vllm
 from aspo_rllib.model.lora import MAX_RANK, max_rank, write_adapters
+from aspo_rllib.names import nearest
 from aspo_rllib.rollout.engines.engine import Completion, Engine
 
 if TYPE_CHECKING:
@@ -50,6 +52,9 @@ class VLLMEngine(Engine):
         adapters again for every token: a tiny model samples 2.5 times slower with adapters.
     can_sleep: whether `sleep` will be called; GPUs only.
     transfer_backend: the name of the vLLM weight-transfer engine that `join_transfer` sets up; None: no transfer.
+    finds_texts: whether requests may have a `stop`, for which vLLM needs the model's tokenizer.
+    engine_kwargs: further arguments of `vllm.LLM`.
+    batch_invariant: whether GPU kernels must give a request the same numbers whatever else runs.
     """
 
     def __init__(
@@ -67,8 +72,11 @@ class VLLMEngine(Engine):
         lora: dict[str, Any] | None = None,
         can_sleep: bool = False,
         transfer_backend: str | None = None,
+        finds_texts: bool = False,
+        engine_kwargs: dict[str, Any] | None = None,
+        batch_invariant: bool = False,
     ):
-        prepare_vllm()
+        prepare_vllm(batch_invariant=batch_invariant)
         if not torch.cuda.is_available():
             # For small CPU models, compilation takes longer than it saves.
             os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
@@ -95,7 +103,7 @@ class VLLMEngine(Engine):
             seed=seed,
             trust_remote_code=trust_remote_code,
             load_format="safetensors",  # never a pickle
-            skip_tokenizer_init=True,
+            skip_tokenizer_init=not finds_texts,
             generation_config="vllm",
             # The logprobs of the distribution that is sampled from, after temperature and top_p.
             logprobs_mode="processed_logprobs",
@@ -108,6 +116,7 @@ class VLLMEngine(Engine):
             enable_sleep_mode=can_sleep,
             weight_transfer_config=None if transfer_backend is None else {"backend": transfer_backend},
             **_lora_options(lora),
+            **(engine_kwargs or {}),
         )
 
     def submit(
@@ -120,6 +129,10 @@ class VLLMEngine(Engine):
         max_tokens: int,
         stop_token_ids: Sequence[int],
         seed: int | None = None,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
     ) -> None:
         assert not self._llm.llm_engine.is_sleeping()
         params = self._sampling_params(
@@ -129,9 +142,14 @@ class VLLMEngine(Engine):
             stop_token_ids=list(stop_token_ids),
             ignore_eos=True,  # otherwise the end token of the model's config also stops it
             seed=seed,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stop=list(stop) or None,
             logprobs=0,
             flat_logprobs=True,
-            detokenize=False,
+            detokenize=bool(stop),
+            skip_special_tokens=False,  # a stop text may be that of a special token
             output_kind=self._final_only,
             skip_clone=True,  # a deep copy per request takes as long as ten tokens of a small model
         )
@@ -221,6 +239,18 @@ class VLLMEngine(Engine):
             sampler_logprobs=logprobs,
             finish_reason=sample.finish_reason,
         )
+
+
+def check_argument_names(engine_kwargs: dict[str, Any]) -> None:
+    """Raise ValueError for a name that is no argument of `vllm.LLM`. Imports vLLM."""
+    prepare_vllm()
+    from vllm import EngineArgs
+
+    known = [field.name for field in dataclasses.fields(EngineArgs)]
+    for name in engine_kwargs:
+        if name not in known:
+            hint = nearest(name, known) or f"expected some of {', '.join(known)}."
+            raise ValueError(f"engine_kwargs: {name!r} is no engine argument of the installed vLLM: {hint}".rstrip())
 
 
 def _lora_options(settings: dict[str, Any] | None) -> dict[str, Any]:

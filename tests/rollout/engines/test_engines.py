@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, MistralConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, MambaConfig, MistralConfig, Qwen3Config
 
 from aspo_rllib import TINY_MODEL
 from aspo_rllib.model.lora import adapter_weights
@@ -16,7 +16,8 @@ from aspo_rllib.model.policy import load_policy
 from aspo_rllib.model.sharding import full_weights
 from aspo_rllib.rollout.engines import hf_engine
 from aspo_rllib.rollout.engines.hf_engine import TransformersEngine
-from aspo_rllib.rollout.engines.vllm_engine import VLLMEngine
+from aspo_rllib.rollout.engines.vllm_engine import VLLMEngine, check_argument_names
+from aspo_rllib.rollout.stops import cut_at_stop
 
 # Of one token, of several, with a common prefix, and longer than the 128 tokens of a vLLM block.
 PROMPTS = [
@@ -24,7 +25,12 @@ PROMPTS = [
     for ids in ([80], range(70, 79), [65, 66], [65, 66, 67], range(100, 117), [65 + i % 60 for i in range(150)])
 ]
 SETTINGS = {"dtype": "float32", "max_model_len": 180, "max_num_seqs": 4, "seed": 0}  # fewer rows than prompts
-VLLM_MEMORY = {"kv_cache_memory_bytes": 1 << 27, "gpu_memory_utilization": 0.5, "tensor_parallel_size": 1}
+VLLM_MEMORY = {
+    "kv_cache_memory_bytes": 1 << 27,
+    "gpu_memory_utilization": 0.5,
+    "tensor_parallel_size": 1,
+    "finds_texts": True,
+}
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 12, "stop_token_ids": []}
 
 
@@ -160,6 +166,38 @@ def test_top_p_keeps_the_nucleus_and_renormalises(run, model):
     assert outside > 0
 
 
+@pytest.mark.parametrize("settings", [{"top_k": 3}, {"min_p": 0.2}, {"top_k": 5, "min_p": 0.05, "top_p": 0.9}])
+def test_what_is_left_out_is_renormalised(run, model, settings):
+    """min_p is a share of the highest probability, top_k counts what min_p has left, top_p sums what top_k has left."""
+    outside = 0
+    for prompt, c in zip(PROMPTS, run(generate_with(temperature=1.5, **settings)), strict=True):
+        rows = forward(model, prompt, c.completion_ids) / 1.5
+        for logits, token, logprob in zip(rows, c.completion_ids, c.sampler_logprobs, strict=True):
+            probs, order = logits.softmax(-1).sort(descending=True)
+            kept = int((probs >= settings.get("min_p", 0) * probs[0]).sum())
+            kept = min(kept, settings.get("top_k", len(probs)))
+            left = probs[:kept] / probs[:kept].sum()
+            if "top_p" in settings:
+                left = left[: int((left.cumsum(0) < settings["top_p"]).sum()) + 1]
+            place = int((order == int(token)).nonzero())
+            assert place < len(left)
+            assert logprob == pytest.approx(float((left[place] / left.sum()).log()), abs=1e-4)
+            outside += len(left) < len(probs)
+    assert outside > 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_the_repetition_penalty_counts_prompt_and_completion(run, model, temperature):
+    for prompt, c in zip(PROMPTS, run(generate_with(temperature=temperature, repetition_penalty=1.7)), strict=True):
+        logits = forward(model, prompt, c.completion_ids)
+        for t, (row, token, logprob) in enumerate(zip(logits, c.completion_ids, c.sampler_logprobs, strict=True)):
+            seen = sorted({*prompt.tolist(), *c.completion_ids[:t].tolist()})
+            row[seen] = torch.where(row[seen] > 0, row[seen] / 1.7, row[seen] * 1.7)
+            expected = (row / (temperature or 1.0)).log_softmax(-1)
+            assert logprob == pytest.approx(float(expected[int(token)]), abs=1e-4)
+            assert temperature or int(token) == int(row.argmax())
+
+
 def test_tokens_follow_the_distribution(run, model):
     prompt = PROMPTS[2]
     drawn = run(generate_with(max_tokens=1, temperature=1.5), [prompt] * 1000)
@@ -224,6 +262,19 @@ def test_only_a_stop_token_or_the_length_ends_a_completion(run):
         length = places[0] + 1 if places else 12
         assert c.completion_ids.tolist() == before[:length] and len(c.sampler_logprobs) == length
         assert c.finish_reason == ("stop" if places else "length")
+
+
+def test_a_stop_text_ends_a_completion(run):
+    """A text over two tokens, and one that is nowhere: the completion ends with the second token."""
+    decode = AutoTokenizer.from_pretrained(TINY_MODEL).decode
+    unstopped = run(generate_with(temperature=1.5))
+    stop = decode(tokens(unstopped)[1][3:5])
+    for before, c in zip(tokens(unstopped), run(generate_with(temperature=1.5, stop=[stop, "nowhere"])), strict=True):
+        ends = [n for n in range(1, 13) if stop in decode(before[:n])]
+        length = ends[0] if ends else 12
+        assert c.completion_ids.tolist() == before[:length] and len(c.sampler_logprobs) == length
+        assert c.finish_reason == ("stop" if ends else "length")
+        assert cut_at_stop(decode(before), [stop]) == (decode(c.completion_ids) if ends else decode(before))
 
 
 def test_the_last_allowed_token_may_be_a_stop_token(run):
@@ -480,3 +531,45 @@ def test_training_on_transformers_keeps_engine_and_learner_together(ray_session,
             assert algo.learner_group.weights().version == iteration
     finally:
         algo.stop()
+
+
+# ---- further arguments of vLLM -------------------------------------------------------------------------------------
+
+
+def test_unknown_arguments_of_vllm_are_named_before_it_starts():
+    check_argument_names({"max_num_batched_tokens": 512, "speculative_config": None})
+    with pytest.raises(ValueError, match=r"'max_num_batched_token' is no engine argument .*'max_num_batched_tokens'"):
+        check_argument_names({"max_num_batched_token": 512})
+
+
+def test_further_arguments_reach_vllm(ray_session):
+    kwargs = {"max_num_batched_tokens": 177 * 4}
+    host = Host.remote(VLLMEngine, TINY_MODEL, SETTINGS | VLLM_MEMORY | {"engine_kwargs": kwargs})
+    reached = ray.get(host.run.remote(lambda e: e._llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens))
+    ray.get(host.run.remote(lambda engine: engine.close()))
+    assert reached == kwargs["max_num_batched_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("llm", "message"),
+    [
+        ({"engine_kwargs": {"dtype": "half"}}, r"'dtype' is not expected here: use \.llm\(dtype"),
+        ({"engine_kwargs": {"logits_processors": []}}, "it changes the distribution"),
+        ({"engine_kwargs": {"x": 1}, "engine": "transformers"}, "expected None with engine='transformers'"),
+    ],
+)
+def test_arguments_that_are_not_for_vllm_are_refused(make_config, llm, message):
+    with pytest.raises(ValueError, match=message):
+        make_config().llm(**llm).validate()
+
+
+@pytest.mark.parametrize("setting", ["top_p=0.5", "top_k=4", "min_p=0.1", "repetition_penalty=1.2"])
+def test_another_distribution_than_the_learners_is_refused_in_training_or_corrected(make_config, setting):
+    name, value = setting.split("=")
+    config = make_config().sampling(**{name: type(make_config().to_dict()[name])(value)})
+    with pytest.raises(ValueError, match=f"{setting}: expected top_p=1, top_k=0, .* without a sampler_correction"):
+        config.copy().validate()
+    config.copy().training(sampler_correction="truncated").validate()
+    with pytest.raises(ValueError, match=f"old_logprobs='sampler': .*, got {setting}, sampler_correction=None"):
+        config.copy().training(old_logprobs="sampler").validate()
+    make_config().evaluation(evaluation_config={name: getattr(config, name)}).validate()
