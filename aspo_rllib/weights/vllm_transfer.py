@@ -39,7 +39,7 @@ _INIT_INFOS = {
 
 
 class PolicySource(WeightSource):
-    """A policy's weights in the engines' dtype and in the form of a checkpoint, behind vLLM's interface of a trainer."""
+    """A policy's weights in the engines' dtype and the form of a checkpoint, behind vLLM's interface of trainers."""
 
     def __init__(self, policy: Policy, dtype: torch.dtype):
         self._policy = policy

@@ -112,15 +112,6 @@ class Engine(ABC):
         """Free the engine and its memory."""
 
 
-def try_out(engine: Engine) -> None:
-    """Generate two tokens, as the first request of an engine. Raises the engine's error if it cannot."""
-    # With a seed of its own, the request takes nothing from the engine's random stream.
-    prompt_ids = np.ones(1, np.int32)
-    engine.submit("try-out", prompt_ids, temperature=1.0, top_p=1.0, max_tokens=2, stop_token_ids=(), seed=0)
-    while engine.busy:
-        engine.step()
-
-
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """norm(found - expected) / norm(expected), for `Engine.weight_errors`."""
     expected = expected.to(found.device, torch.float32)
