@@ -46,7 +46,7 @@ class WeightLoader:
         """Make vLLM's reload pack the experts of CPU models again, as it does when it loads a model."""
         if _on_cpu():
             for module in self.get_model().modules():
-                method = getattr(module, "quant_method", None)
+                method: Any = getattr(module, "quant_method", None)
                 if hasattr(method, "moe_kernel"):
                     # vLLM packs only where there is no kernel yet. It makes a new one.
                     method.moe_kernel = None
