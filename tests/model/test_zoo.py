@@ -224,10 +224,11 @@ Any Hugging Face causal LM can be trained. When a model is loaded, short random 
 and by a plain forward pass of transformers; a layout that differs is refused by name, and with `layout=None` the
 rollouts are padded. After the first sync the engine's logprobs are compared with the learner's.
 
-This table is written by `PYTHONPATH=.:tests python tests/model/test_zoo.py`. Every class was tried as a tiny random model in float32 on
-CPUs. In the columns of the layouts, `yes` means that logprobs and gradients are those of transformers. In the columns
-of the engines, `yes` means that the engine has the learner's probabilities after it started and after a sync. What is
-`refused` ends with a message that names the class or the engine before anything is trained.
+This table is written by `PYTHONPATH=.:tests python tests/model/test_zoo.py`. Every class was tried as a tiny random
+model in float32 on CPUs. In the columns of the layouts, `yes` means that logprobs and gradients are those of
+transformers. In the columns of the engines, `yes` means that the engine has the learner's probabilities after it
+started and after a sync. What is `refused` ends with a message that names the class or the engine before anything is
+trained.
 
 """
 
