@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import log
+from math import inf, log
 from operator import attrgetter, methodcaller
 from typing import Any, Protocol
 from uuid import uuid4
@@ -179,9 +179,10 @@ def check_drift(
 
 def describe_weight_errors(errors: Mapping[str, float]) -> str:
     """A sentence with the weights that differ most."""
-    wrong = sorted((name for name in errors if not errors[name] < _ROUNDING), key=errors.__getitem__, reverse=True)
+    size = {name: error if error == error else inf for name, error in errors.items()}  # a NaN is the worst
+    wrong = sorted((name for name in size if size[name] > _ROUNDING), key=size.__getitem__, reverse=True)
     if wrong:
-        named = ", ".join(f"{name} ({errors[name]:.1%})" for name in wrong[:_NAMED_WEIGHTS])
+        named = ", ".join(f"{name} ({size[name]:.1%})" for name in wrong[:_NAMED_WEIGHTS])
         return f"The engine holds wrong values in {len(wrong)} of {len(errors)} weights, most of all in {named}."
     if errors:
         return (
