@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER_GROUP
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
@@ -32,7 +34,7 @@ from aspo_rllib.learner.tally import merge_histograms, merge_updates
 from aspo_rllib.model.layouts import LAYOUTS
 from aspo_rllib.rollout.env_runner import TextEnvRunner
 from aspo_rllib.rollout.pool import RunnerPool
-from aspo_rllib.rollout.prompts import PromptEncoder, load_tokenizer, prompts_of, task_hashes
+from aspo_rllib.rollout.prompts import PromptEncoder, first_prompts, load_tokenizer, prompts_of, task_hashes
 from aspo_rllib.rollout.queue import RolloutQueue
 from aspo_rllib.rollout.stats import failure_metrics, staleness_metrics
 from aspo_rllib.rollout.task_order import TaskOrder
@@ -40,7 +42,7 @@ from aspo_rllib.run import health
 from aspo_rllib.run.base_algorithm import TextAlgorithm
 from aspo_rllib.run.rollback import NumbersGuard
 from aspo_rllib.types import RolloutGroup, TrainBatch
-from aspo_rllib.weights.sync import Transport, check_drift, check_first_batch, make_transport, probe_drift
+from aspo_rllib.weights.sync import Transport, check_engines, check_first_batch, make_transport
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -135,7 +137,7 @@ class ASPO(TextAlgorithm):
             self._check_numbers(metrics)
             with self._timed("sync"):
                 self._sync_weights()
-                self._check_sync(groups)
+                self._check_sync([g.rollouts[0].prompt_ids for g in groups])
         self._log_rollouts(groups)
         self.iterations_trained += 1
 
@@ -202,12 +204,11 @@ class ASPO(TextAlgorithm):
         self.weights_version = handle.version
         self._log({"sync/weights_version": handle.version, "sync/bytes": handle.num_bytes})
 
-    def _check_sync(self, groups: list[RolloutGroup]) -> None:
+    def _check_sync(self, prompt_ids: Sequence[np.ndarray]) -> None:
         """Compare every engine's logprobs with the learner's on a few prompts. Raises SyncDriftError if they differ."""
-        drift = probe_drift(self.learner_group, self.runners, [g.rollouts[0].prompt_ids for g in groups], self.config)
+        drift = check_engines(self.learner_group, self.runners, prompt_ids, self.config, self.weights_version)
         if drift is not None:
             self._log({"sync/max_abs_dlogp": drift})
-            check_drift(drift, self.config.sync_drift_limit, self.weights_version)
 
     def _log_rollouts(self, groups: list[RolloutGroup]) -> None:
         self._log_groups(groups)
@@ -249,6 +250,7 @@ class ASPO(TextAlgorithm):
         self._write_provenance(plan=self.config.plan(), tasks=task_hashes(self.prompts), data=data_report)
         # RLlib skips its initial sync if connector states are not broadcast.
         self._sync_weights()
+        self._check_sync(first_prompts(self.prompts, self.config))
 
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """Put restarted runners back into service. RLlib calls this before every iteration."""

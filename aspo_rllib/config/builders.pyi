@@ -57,6 +57,7 @@ class SettingsBuilder(TextAlgorithmConfig):
     lr: float | list[Any]  # type: ignore[assignment, unused-ignore]
     warmup_steps: int
     weight_decay: float
+    decay_norms: bool
     betas: tuple[float, float]
     grad_clip: float | None  # type: ignore[assignment, unused-ignore]
     clip_low: float | None
@@ -248,6 +249,7 @@ class SettingsBuilder(TextAlgorithmConfig):
         lr: float | list[Any] = ...,
         warmup_steps: int = ...,
         weight_decay: float = ...,
+        decay_norms: bool = ...,
         betas: tuple[float, float] = ...,
         grad_clip: float | None = ...,
         clip_low: float | None = ...,
@@ -299,6 +301,9 @@ class SettingsBuilder(TextAlgorithmConfig):
             warmup_steps: Optimizer steps of linear warm-up. (an int >= 0; default 0; paper: 120: 10 iterations of 12
                 steps)
             weight_decay: AdamW's weight decay. (>= 0; default 0.1; paper: 0.1)
+            decay_norms: Whether weight_decay acts on norms, biases and embeddings, too. False spares them;
+                transformers' Trainer spares norms and biases. True is what FSDP trainers such as verl do, with which
+                the paper's code is made. (True or False; default True; paper: True)
             betas: AdamW's betas. (two numbers in [0, 1); default (0.9, 0.999))
             grad_clip: Largest global gradient norm; a longer gradient is scaled down. A step whose norm is not finite
                 is skipped. None: no limit. (> 0, or None; default 1.0; paper: 1.0)

@@ -23,6 +23,7 @@ from aspo_rllib.config.placement import weight_transport
 from aspo_rllib.doctor import model_files, resources
 from aspo_rllib.learner.memory import load_structure
 from aspo_rllib.model.scoring_check import check_rotary_switch
+from aspo_rllib.rollout.engines.hf_engine import check_layers
 from aspo_rllib.rollout.engines.vllm_engine import check_argument_names
 from aspo_rllib.rollout.prompts import load_tokenizer, prompts_of
 from aspo_rllib.run.start_ray import start_ray
@@ -60,6 +61,8 @@ def check_model(config: ASPOSettings) -> None:
     check_rotary_switch(model_config, longest)
     _check_parallel(config, model_config)
     structure = load_structure(config).hf_model  # raises what the learner or peft would raise
+    if config.engine == "transformers":
+        check_layers(model_config, config.base_model)
     model_files.check_tokenizer(config, model_config)
     model_files.check_export(config, model_config)
     if os.path.isdir(config.base_model):

@@ -16,7 +16,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from aspo_rllib.config.placement import turn_on_shared_gpu
 from aspo_rllib.learner import checkpoints
@@ -143,7 +143,10 @@ class PolicyLearner(TorchLearner):
         params = [p for p in self.get_parameters(self.module[module_id]) if p.requires_grad]
         fused = all(p.is_cuda for p in params)  # one kernel; on CPUs torch's default
         self.optimizer = torch.optim.AdamW(
-            params, betas=self.config.betas, weight_decay=self.config.weight_decay, fused=fused or None
+            self._decay_groups(params),
+            betas=self.config.betas,
+            weight_decay=self.config.weight_decay,
+            fused=fused or None,
         )
         # Checkpoints need the state before the first step; DCP would make it itself, with a step count of 1.
         for p in params:
@@ -151,6 +154,14 @@ class PolicyLearner(TorchLearner):
             # The fused kernel reads its step count on the device.
             self.optimizer.state[p] = {"step": torch.zeros((), device=p.device if fused else "cpu"), **moments}
         self.register_optimizer(module_id=module_id, optimizer=self.optimizer, params=params)
+
+    def _decay_groups(self, params: list[nn.Parameter]) -> list[dict[str, Any]]:
+        """The optimizer's groups: all parameters, or, without `decay_norms`, those that decay and those that do not."""
+        embeddings = self.policy.hf_model.get_input_embeddings()
+        spared = [p for p in params if not self.config.decay_norms and (p.ndim < 2 or p is embeddings.weight)]
+        kept = set(params) - set(spared)
+        groups = [{"params": [p for p in params if p in kept]}, {"params": spared, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
 
     def apply(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         # RLlib's version ends the actor and leaves the traceback in its log; here the driver gets to see it.

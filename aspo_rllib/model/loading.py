@@ -13,9 +13,17 @@ def load_causal_lm(model: str, *, dtype: torch.dtype, trust_remote_code: bool) -
     return _load(model, {"dtype": dtype, "trust_remote_code": trust_remote_code})
 
 
+def load_headers(model: str, *, trust_remote_code: bool) -> PreTrainedModel:
+    """The same model on the meta device: reads no weights, but the headers of their files. Raises as it does.
+
+    Unlike that of `load_structure`, this model knows which names its checkpoint has for its weights.
+    """
+    return _load(model, {"trust_remote_code": trust_remote_code, "device_map": {"": "meta"}})
+
+
 def check_weights(model: str, *, trust_remote_code: bool) -> None:
-    """Raise ValueError as `load_causal_lm` does; reads no weights, but the headers of their files."""
-    _load(model, {"trust_remote_code": trust_remote_code, "device_map": {"": "meta"}})
+    """Raise ValueError as `load_causal_lm` does."""
+    load_headers(model, trust_remote_code=trust_remote_code)
 
 
 def load_structure(model: str, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:

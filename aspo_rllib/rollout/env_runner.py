@@ -25,7 +25,7 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from aspo_rllib.config.env_creators import EnvCreator, env_creator_of
 from aspo_rllib.internals import env_made_by_gymnasium
 from aspo_rllib.rollout.engines.engine import Completion, Engine
-from aspo_rllib.rollout.engines.make import engine_seed, make_engine
+from aspo_rllib.rollout.engines.make import engine_errors, engine_seed, make_engine, start_engine
 from aspo_rllib.rollout.engines.vllm_engine import VLLMEngine
 from aspo_rllib.rollout.group_sampler import GroupRequest, GroupSampler
 from aspo_rllib.rollout.prompts import Prompt, PromptEncoder, load_tokenizer
@@ -159,7 +159,8 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         # for different weights.
         if handle is not None and handle != self._weights:
             load = {"full": self.engine.load_weights, "adapters": self.engine.load_adapters}[handle.kind]
-            self._thread.call(lambda sampler: load(object_store.fetch(handle)))
+            with engine_errors(f"does not take the weights of version {handle.version}", self.config):
+                self._thread.call(lambda sampler: load(object_store.fetch(handle)))
             self._weights = handle
 
     def sleep(self) -> None:
@@ -254,7 +255,8 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         self._tasks.clear()
 
     def _make_sampler(self) -> GroupSampler:
-        return GroupSampler(self.make_engine(), self.tokenizer, self.stop_token_ids, self._base_seed)
+        engine = start_engine(self.make_engine, self.config)
+        return GroupSampler(engine, self.tokenizer, self.stop_token_ids, self._base_seed)
 
     def make_engine(self) -> Engine:
         """Boot the engine that this runner samples with; a subclass may bring an engine of its own."""

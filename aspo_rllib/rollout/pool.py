@@ -14,6 +14,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 from ray.rllib.core import COMPONENT_RL_MODULE
 
 from aspo_rllib.internals import actor_manager
+from aspo_rllib.rollout.engines.engine import EngineError
 from aspo_rllib.watchdog import patience_s, tell_waiting
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ class RunnerPool:
 
     weights: returns the current weights, which runners get after a restart and when they wake up.
 
-    With `restart_failed_env_runners=False` a runner's error is raised here instead of restarting the runner. A runner
-    is in service if it answered its last call; `num_lost` counts the runners that were taken out of service, also by
-    RLlib, which does this when a function raises that a user calls by `foreach_env_runner`.
+    With `restart_failed_env_runners=False` a runner's error is raised here instead of restarting the runner. An
+    EngineError is always raised: an engine that cannot work with the model cannot do so after a restart. A runner is in
+    service if it answered its last call; `num_lost` counts the runners that were taken out of service, also by RLlib,
+    which does this when a function raises that a user calls by `foreach_env_runner`.
     """
 
     def __init__(self, env_runner_group: EnvRunnerGroup, config: ASPOSettings, weights: Callable[[], WeightsHandle]):
@@ -54,16 +56,13 @@ class RunnerPool:
         return self._actors.healthy_actor_ids()
 
     def wait_for_engines(self) -> None:
-        """Wait until all engines have started. Raises RuntimeError with the error of the first one that failed."""
+        """Wait until all engines have started. Raises EngineError, or RuntimeError for a runner that died."""
         with tell_waiting("waiting for the engines of the env runners to start"):
             results = self._actors.foreach_actor(lambda runner: runner.assert_healthy()).result_or_errors
         for result in results:
             if not result.ok:
-                error = result.get()
-                reason = error.cause if isinstance(error, RayTaskError) else error
-                raise RuntimeError(
-                    f"Env runner {result.actor_id} could not start its engine: {type(reason).__name__}: {reason}"
-                ) from reason
+                _raise_engine_error(result.get())
+                raise RuntimeError(f"Env runner {result.actor_id} could not start: {result.get()}")
 
     def call(
         self,
@@ -159,12 +158,16 @@ class RunnerPool:
         ).result_or_errors
         back = [result.actor_id for result in results if result.ok]
         self._restarting -= set(back)
+        for result in results:
+            if not result.ok:
+                _raise_engine_error(result.get())
         if back:
             back = list(self.call(partial(_load, self._weights()), back))
         return back, sum(isinstance(result.get(), ActorDiedError) for result in results if not result.ok)
 
     def _lose(self, number: int, error: Exception) -> None:
-        """Take a runner out of service; Ray restarts it."""
+        """Take a runner out of service; Ray restarts it. Raises an EngineError, which a restart does not help."""
+        _raise_engine_error(error)
         if not self._config.restart_failed_env_runners:
             self.last_error = error
             raise error
@@ -179,6 +182,13 @@ class RunnerPool:
         self.num_lost += 1
         self._restarting.add(number)
         print(f"env runner {number} is restarted: {error}", file=sys.stderr, flush=True)
+
+
+def _raise_engine_error(error: Exception) -> None:
+    """Raise the EngineError of a runner, without the tracebacks of its process: its message has the reason."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, EngineError):
+        raise cause from None
 
 
 def _load(handle: WeightsHandle, runner: TextEnvRunner) -> int:

@@ -180,3 +180,8 @@ def task_hashes(prompts: PromptEncoder) -> dict[str, Any]:
     for index in range(0, len(prompts), stride):
         digest.update(prompts.encode(index).ids.tobytes() + b"|")
     return {"num_tasks": len(prompts), "prompts_blake2b": digest.hexdigest()}
+
+
+def first_prompts(prompts: PromptEncoder, config: ASPOSettings, count: int = 8) -> list[np.ndarray]:
+    """Token ids of the first prompts, cut to `max_prompt_tokens`, for a check before anything was sampled."""
+    return [prompts.encode(index).ids[: config.max_prompt_tokens] for index in range(min(count, len(prompts)))]

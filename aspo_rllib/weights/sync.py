@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import log
+from collections.abc import Callable, Mapping, Sequence
+from math import inf, log
 from operator import attrgetter, methodcaller
 from typing import Any, Protocol
 from uuid import uuid4
@@ -14,9 +14,12 @@ from ray.actor import ActorHandle
 from aspo_rllib.config.fields.llm import OBJECT_STORE
 from aspo_rllib.config.placement import weight_transport
 from aspo_rllib.config.settings import ASPOSettings
+from aspo_rllib.weights import object_store
 from aspo_rllib.weights.object_store import WeightsHandle
 
 PROBE_PROMPTS = 8
+_ROUNDING = 0.01  # relative error of a weight; bfloat16 rounds to 0.4 %
+_NAMED_WEIGHTS = 3
 PROBE_TOKENS = 4  # tests prefill (the first token) and decoding with the KV cache (the others)
 
 
@@ -122,6 +125,19 @@ def check_first_batch(kl: float, config: ASPOSettings) -> None:
         )
 
 
+def check_engines(
+    learners: Learners, runners: Runners, prompts: Sequence[np.ndarray], config: ASPOSettings, version: int
+) -> float | None:
+    """Compare the engines in service with the learners after a sync; returns what `probe_drift` does.
+
+    Raises SyncDriftError, with the weights that differ most, if an engine does not hold the learners' weights.
+    """
+    worst = probe_drift(learners, runners, prompts, config)
+    if worst is not None:
+        check_drift(worst, config.sync_drift_limit, version, lambda: weight_errors_of(runners, learners.weights()))
+    return worst
+
+
 def probe_drift(
     learners: Learners, runners: Runners, prompts: Sequence[np.ndarray], config: ASPOSettings
 ) -> float | None:
@@ -146,11 +162,47 @@ def drift(learner_logprobs: list[np.ndarray], engine_logprobs: list[np.ndarray])
     return worst if np.isfinite(worst) else float("inf")
 
 
-def check_drift(value: float, limit: float, version: int) -> None:
-    """Raise SyncDriftError if the engines do not hold the learner's weights."""
+def check_drift(
+    value: float, limit: float, version: int, weight_errors: Callable[[], Mapping[str, float]] = dict
+) -> None:
+    """Raise SyncDriftError if the engines do not hold the learner's weights.
+
+    weight_errors: called before the error is raised. Returns the relative error of the engine's weights by name.
+    """
     if value > limit:
         raise SyncDriftError(
             f"After syncing weights_version {version}, the engine's logprobs differ from the learner's by up to "
-            f"{value:.3g} nats (max_sync_drift={limit:g}). The engine holds stale or wrong weights. If the difference "
+            f"{value:.3g} nats (max_sync_drift={limit:g}). {describe_weight_errors(weight_errors())} If the difference "
             "is only rounding, raise max_sync_drift or use dtype='float32'."
         )
+
+
+def describe_weight_errors(errors: Mapping[str, float]) -> str:
+    """A sentence with the weights that differ most."""
+    size = {name: error if error == error else inf for name, error in errors.items()}  # a NaN is the worst
+    wrong = sorted((name for name in size if size[name] > _ROUNDING), key=size.__getitem__, reverse=True)
+    if wrong:
+        named = ", ".join(f"{name} ({size[name]:.1%})" for name in wrong[:_NAMED_WEIGHTS])
+        return f"The engine holds wrong values in {len(wrong)} of {len(errors)} weights, most of all in {named}."
+    if errors:
+        return (
+            f"The {len(errors)} weights that can be compared are those of the learner: the engine computes the model "
+            "in another way, or what it derives from its weights is stale. Try engine='transformers'."
+        )
+    return "The engine holds stale or wrong weights."
+
+
+def weight_errors_of(runners: Runners, handle: WeightsHandle) -> dict[str, float]:
+    """The largest relative error of every weight over all engines in service, by the weight's name."""
+    if handle.kind != "full":
+        return {}
+
+    def compare(runner: Any) -> dict[str, float]:
+        weights = object_store.fetch(handle)
+        errors: dict[str, float] = runner.on_engine_thread(lambda sampler: sampler.engine.weight_errors(weights))
+        return errors
+
+    found: dict[str, float] = {}
+    for errors in runners.call(compare).values():
+        found |= {name: max(error, found.get(name, 0.0)) for name, error in errors.items()}
+    return found

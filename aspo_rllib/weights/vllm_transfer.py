@@ -23,6 +23,7 @@ from torch import Tensor
 from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
+from aspo_rllib.model.checkpoint_names import CheckpointNames
 from aspo_rllib.model.policy import Policy, stream_weights, weight_shapes
 from aspo_rllib.weights.object_store import WeightsHandle
 
@@ -38,23 +39,28 @@ _INIT_INFOS = {
 
 
 class PolicySource(WeightSource):
-    """A policy's weights in the engines' dtype, behind the interface that vLLM's trainer side expects."""
+    """A policy's weights in the engines' dtype and the form of a checkpoint, behind vLLM's interface of trainers."""
 
     def __init__(self, policy: Policy, dtype: torch.dtype):
         self._policy = policy
         self._dtype = dtype
-
-    def metadata(self) -> list[ParamMeta]:
-        return [
-            ParamMeta(name, dtype, tuple(shape))
-            for names, dtype, shape in weight_shapes(self._policy, self._dtype)
+        shapes = [
+            (name, torch.empty(shape, dtype=dtype, device="meta"))
+            for names, dtype, shape in weight_shapes(policy, dtype)
             for name in names
         ]
+        self._checkpoint_names = CheckpointNames(policy.hf_model, shapes)
+        converted = self._checkpoint_names.convert(shapes)
+        self._metadata = [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in converted]
+
+    def metadata(self) -> list[ParamMeta]:
+        return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for names, tensor in stream_weights(self._policy, self._dtype):
-            for name in names:
-                yield name, tensor
+        weights = stream_weights(self._policy, self._dtype)
+        named = ((name, tensor) for names, tensor in weights for name in names)
+        for name, tensor in self._checkpoint_names.convert(named):
+            yield name, tensor.contiguous()
 
 
 class RunnerClient:

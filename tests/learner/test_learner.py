@@ -414,6 +414,24 @@ def test_weight_decay_shrinks_what_has_no_gradient(build_learners, train_batches
         torch.testing.assert_close(tensor, 0.95 * before[name])
 
 
+def test_without_decay_norms_norms_and_embeddings_are_not_decayed(build_learners):
+    decays = {}
+    for decay_norms in (True, False):
+        learners = build_learners(lr=0.1, weight_decay=0.5, decay_norms=decay_norms)
+        (spared,) = learners.on_all(
+            lambda learner: [
+                name
+                for name, p in learner.policy.hf_model.named_parameters()
+                for group in learner.optimizer.param_groups
+                if group["weight_decay"] == 0 and any(p is q for q in group["params"])
+            ]
+        )
+        decays[decay_norms] = spared
+    assert decays[True] == []
+    names = {name.removesuffix(".weight").rpartition(".")[2] for name in decays[False]}
+    assert names == {"embed_tokens", "input_layernorm", "post_attention_layernorm", "q_norm", "k_norm", "norm"}
+
+
 def reinforce(inputs):
     """A user's own token weight, importable by Ray's workers."""
     return torch.ones_like(inputs.ratio)

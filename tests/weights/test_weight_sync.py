@@ -8,9 +8,10 @@ import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
 
 from aspo_rllib.model.sharding import full_weights
+from aspo_rllib.rollout.engines.engine import EngineError
 from aspo_rllib.weights import object_store
 from aspo_rllib.weights.object_store import fetch, publish
-from aspo_rllib.weights.sync import SyncDriftError, check_drift, drift
+from aspo_rllib.weights.sync import SyncDriftError, check_drift, describe_weight_errors, drift
 
 # ---- the object store ---------------------------------------------------------------------------------------------
 
@@ -110,6 +111,16 @@ def test_too_much_drift_raises_with_version_value_and_bound():
         check_drift(float("inf"), 1e9, version=4)
 
 
+def test_a_failed_sync_names_the_weights_that_differ_most():
+    errors = {"a": 0.0, "b": 0.5, "c": 1.5, "d": float("nan"), "e": 0.02, "f": 0.004}
+    text = describe_weight_errors(errors)
+    assert "wrong values in 4 of 6 weights" in text and "c (150.0%)" in text and "f (" not in text
+    assert "what it derives from its weights is stale" in describe_weight_errors({"a": 0.0})
+    assert describe_weight_errors({}) == "The engine holds stale or wrong weights."
+    with pytest.raises(SyncDriftError, match=r"wrong values in 1 of 1 weights, most of all in head \(90.0%\)"):
+        check_drift(0.5, 0.01, version=4, weight_errors=lambda: {"head": 0.9})
+
+
 # ---- with a real learner and a real engine ------------------------------------------------------------------------
 
 
@@ -184,6 +195,25 @@ def test_after_a_sync_engine_and_learner_agree(synced, engine_drift):
     assert engine_drift() > 0.1  # the probe sees weights that were not synced
     synced._sync_weights()
     assert engine_drift() < 1e-4
+
+
+def test_a_wrong_weight_is_named(synced):
+    handle = synced.learner_group.weights()
+
+    def spoil(runner):
+        weights = [(n, t * 2 if "layers.1.mlp.down_proj" in n else t) for n, t in fetch(handle)]
+        runner.engine.load_weights(weights)
+
+    on_runner(synced, spoil)
+    with pytest.raises(SyncDriftError, match=r"wrong values in 1 of \d+ weights, .*layers.1.mlp.down_proj.weight"):
+        synced._check_sync(PROMPTS)
+
+
+def test_weights_that_an_engine_does_not_take_end_the_run_with_its_reason(synced):
+    handle = publish([(("nothing.weight",), torch.ones(2))], 99, torch.float32)
+    with pytest.raises(EngineError, match=r"does not take the weights of version 99 .*nothing"):
+        synced.runners.load(handle)
+    assert synced.runners.num_lost == 0
 
 
 def test_rollouts_after_a_sync_carry_its_version(synced):

@@ -2,6 +2,7 @@
 
 from aspo_rllib.config.field import (
     ANYTHING,
+    BOOLEAN,
     Builder,
     Field,
     Legal,
@@ -93,6 +94,15 @@ _OPTIMIZER = (
         paper="120: 10 iterations of 12 steps",
     ),
     Field("weight_decay", "float", 0.1, _NOT_NEGATIVE, "AdamW's weight decay.", paper="0.1"),
+    Field(
+        "decay_norms",
+        "bool",
+        True,
+        BOOLEAN,
+        "Whether weight_decay acts on norms, biases and embeddings, too. False spares them; transformers' Trainer "
+        "spares norms and biases. True is what FSDP trainers such as verl do, with which the paper's code is made.",
+        paper="True",
+    ),
     Field("betas", "tuple[float, float]", (0.9, 0.999), _BETAS, "AdamW's betas."),
     Field(
         "grad_clip",

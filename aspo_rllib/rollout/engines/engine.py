@@ -29,6 +29,13 @@ class Completion:
     finish_reason: str
 
 
+class EngineError(RuntimeError):
+    """An engine cannot start, cannot answer its first request, or does not take the weights.
+
+    It is raised at the driver as it is, and the runner is not restarted: another engine would fail in the same way.
+    """
+
+
 class Engine(ABC):
     """Generates completions for many requests at once; the weights can be replaced between two steps."""
 
@@ -81,6 +88,9 @@ class Engine(ABC):
     def load_weights(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
         """Replace all weights and wake the engine. The tensors must stay in memory until this returns.
 
+        named_tensors: names and shapes as transformers holds the weights in memory. A tied weight may have all of its
+            names.
+
         Unfinished requests continue with the new weights. Keys and values of their existing tokens are computed again
         with the new weights.
         """
@@ -90,6 +100,13 @@ class Engine(ABC):
         """Replace the LoRA adapters and wake the engine; all requests use them from then on.
 
         named_tensors: the items of `lora.adapter_weights` of a policy.
+        """
+
+    @abstractmethod
+    def weight_errors(self, named_tensors: list[tuple[str, torch.Tensor]]) -> dict[str, float]:
+        """Compare the engine's weights with these, those of the last `load_weights`.
+
+        Returns name -> norm of the difference / norm of the weight, for the weights that can be compared.
         """
 
     @abstractmethod
@@ -103,3 +120,9 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free the engine and its memory."""
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """norm(found - expected) / norm(expected), for `Engine.weight_errors`."""
+    expected = expected.to(found.device, torch.float32)
+    return float((found.float() - expected).norm() / expected.norm().clamp(min=1e-12))

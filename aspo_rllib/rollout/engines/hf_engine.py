@@ -26,7 +26,7 @@ from aspo_rllib.model.layers import decoder_of
 from aspo_rllib.model.loading import load_causal_lm
 from aspo_rllib.model.packing import use_attention
 from aspo_rllib.model.sharding import replace_parameters
-from aspo_rllib.rollout.engines.engine import Completion, Engine
+from aspo_rllib.rollout.engines.engine import Completion, Engine, relative_error
 from aspo_rllib.rollout.engines.hf_rows import ROW_ATTENTION, RowCache
 from aspo_rllib.rollout.engines.hf_sampling import Request, Shape, sample
 
@@ -61,7 +61,7 @@ class TransformersEngine(Engine):
     ):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load_causal_lm(model, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code)
-        _check_layers(self._model.config, model)
+        check_layers(self._model.config, model)
         use_attention(self._model, ROW_ATTENTION)
         if lora is not None:
             adapters.add_lora(self._model, lora)
@@ -218,6 +218,10 @@ class TransformersEngine(Engine):
         self._model.load_state_dict(weights, strict=False)
         self._forget_cache()
 
+    def weight_errors(self, named_tensors: list[tuple[str, Tensor]]) -> dict[str, float]:
+        own = self._model.state_dict()
+        return {name: relative_error(own[name], tensor) for name, tensor in named_tensors}
+
     def sleep(self) -> None:
         assert not self.busy
         if self._has_adapters:
@@ -238,7 +242,7 @@ class TransformersEngine(Engine):
         torch.cuda.empty_cache()
 
 
-def _check_layers(config: PreTrainedConfig, model: str) -> None:
+def check_layers(config: PreTrainedConfig, model: str) -> None:
     """Raise ValueError for models whose cache has more than keys and values, such as models with linear attention."""
     kinds = {type(layer) for layer in DynamicCache(config=config).layers} - {DynamicLayer, DynamicSlidingWindowLayer}
     if kinds:

@@ -1,7 +1,9 @@
-"""Creates the engine that a config selects."""
+"""Creates the engine that a config selects, and tries it out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from aspo_rllib.config import placement
 from aspo_rllib.config.eval_sets import set_configs
 from aspo_rllib.config.settings import ASPOSettings
 from aspo_rllib.config.vllm_environment import CPU_KV_CACHE_BYTES
-from aspo_rllib.rollout.engines.engine import Engine
+from aspo_rllib.rollout.engines.engine import Engine, EngineError
 
 
 def engine_seed(base_seed: int, worker_index: int) -> int:
@@ -54,3 +56,28 @@ def make_engine(config: ASPOSettings, seed: int) -> Engine:
             batch_invariant=config.deterministic and not on_cpu,
             **settings,
         )
+
+
+def start_engine(make: Callable[[], Engine], config: ASPOSettings) -> Engine:
+    """Make an engine and let it generate two tokens. Raises EngineError, with the engine's reason, if it cannot."""
+    with engine_errors("cannot start", config):
+        engine = make()
+    with engine_errors("cannot answer its first request", config):
+        # With a seed of its own, the request takes nothing from the engine's random stream.
+        prompt_ids = np.ones(1, np.int32)
+        engine.submit("first", prompt_ids, temperature=1.0, top_p=1.0, max_tokens=2, stop_token_ids=(), seed=0)
+        while engine.busy:
+            engine.step()
+    return engine
+
+
+@contextmanager
+def engine_errors(trouble: str, config: ASPOSettings) -> Iterator[None]:
+    """Raise any error of the block as an EngineError that names the engine, the model and the reason."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip()}"
+        raise EngineError(
+            f"engine={config.engine!r} {trouble} with llm_model={config.llm_model!r}: {reason}"
+        ) from error

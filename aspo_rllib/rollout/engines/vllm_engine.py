@@ -1,8 +1,8 @@
 """The engine that generates with vLLM.
 
 vLLM runs inside the calling process, so that no child process can be lost and weights can be replaced between two
-steps. Only this module and `weights.vllm_transfer` import vLLM. This one does so when an engine is created, so that a
-driver or a learner does not need vLLM.
+steps. Only this module, `vllm_weights` and `weights.vllm_transfer` import vLLM. This one does so when an engine is
+created, so that a driver or a learner does not need vLLM.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import dataclasses
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,26 +20,18 @@ import numpy as np
 import torch
 
 from aspo_rllib.config.vllm_environment import prepare_vllm
+from aspo_rllib.model.checkpoint_names import CheckpointNames
+from aspo_rllib.model.loading import load_headers
 from aspo_rllib.model.lora import MAX_RANK, max_rank, write_adapters
 from aspo_rllib.names import nearest
 from aspo_rllib.rollout.engines.engine import Completion, Engine
+from aspo_rllib.rollout.engines.vllm_weights import WeightLoader
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
 # The LoRA ranks that vLLM has buffers for.
 _LORA_BUFFERS = (1, 8, 16, 32, 64, 128, 256, 320, MAX_RANK)
-
-
-class WeightLoader:
-    """vLLM worker extension that replaces all weights in place, between two engine steps."""
-
-    reload_weights: Callable[..., None]  # a method of the worker class; vLLM adds this class to its bases
-
-    def load(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
-        # reload_weights also rebuilds what the engine derived from the weights (packed matrices, the copy of a tied
-        # lm_head). model.load_weights would leave these silently stale.
-        self.reload_weights(weights_iterator=iter(named_tensors))
 
 
 class VLLMEngine(Engine):
@@ -107,7 +100,7 @@ class VLLMEngine(Engine):
             generation_config="vllm",
             # The logprobs of the distribution that is sampled from, after temperature and top_p.
             logprobs_mode="processed_logprobs",
-            worker_extension_cls=f"{__name__}.{WeightLoader.__name__}",
+            worker_extension_cls=f"{WeightLoader.__module__}.{WeightLoader.__name__}",
             disable_log_stats=True,
             use_tqdm_on_load=False,
             # With chunked prefill vLLM rewinds the generator of a request with a seed, which CPU generators do not
@@ -118,6 +111,9 @@ class VLLMEngine(Engine):
             **_lora_options(lora),
             **(engine_kwargs or {}),
         )
+        self._llm.collective_rpc("skip_tied_names")
+        self._headers = partial(load_headers, model, trust_remote_code=trust_remote_code)
+        self._checkpoint_names: CheckpointNames | None = None  # made from the first weights
 
     def submit(
         self,
@@ -171,9 +167,19 @@ class VLLMEngine(Engine):
 
     def load_weights(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
         self._wake("weights")
-        self._llm.collective_rpc("load", args=(named_tensors,))
+        self._llm.collective_rpc("load", args=(self._as_in_checkpoint(named_tensors),))
         self._wake("kv_cache")
         self._forget_prefixes()
+
+    def _as_in_checkpoint(self, named_tensors: list[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
+        if self._checkpoint_names is None:
+            self._checkpoint_names = CheckpointNames(self._headers(), named_tensors)
+        return list(self._checkpoint_names.convert(named_tensors))
+
+    def weight_errors(self, named_tensors: list[tuple[str, torch.Tensor]]) -> dict[str, float]:
+        converted = self._as_in_checkpoint(named_tensors)
+        errors: list[dict[str, float]] = self._llm.collective_rpc("weight_errors", args=(converted,))
+        return {name: error for worker in errors for name, error in worker.items()}
 
     def load_adapters(self, named_tensors: list[tuple[str, torch.Tensor]]) -> None:
         self._wake("weights")
@@ -207,6 +213,7 @@ class VLLMEngine(Engine):
     def start_transfer(self) -> None:
         """Wake the engine and begin a transfer. Do not step it until `finish_transfer`: its weights are unusable."""
         self._wake("weights")
+        self._llm.collective_rpc("before_loading")
         self._llm.start_weight_update()
 
     def receive(self, update_info: dict[str, Any]) -> None:
@@ -216,6 +223,7 @@ class VLLMEngine(Engine):
     def finish_transfer(self) -> None:
         """End the transfer after all weights were received."""
         self._llm.finish_weight_update()
+        self._llm.collective_rpc("after_loading")
         self._wake("kv_cache")
         self._forget_prefixes()
 
