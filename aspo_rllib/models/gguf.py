@@ -16,17 +16,17 @@ def convert(gguf: Path, to: Path, *, other_ends: tuple[str, ...] = ()) -> None:
 
     other_ends: special tokens that end a completion, besides the file's own end token.
     """
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    folder, name = str(gguf.parent), gguf.name
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     # transformers calls the model that it has read "quantized" and refuses to save it.
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**source), dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, gguf_file=name), dtype=torch.bfloat16)
     model.load_state_dict(read.state_dict())
     model.save_pretrained(to)
-    tokenizer = AutoTokenizer.from_pretrained(**source)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     _split_digits(tokenizer)
     generation = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=[tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(list(other_ends))],
+        eos_token_id=[tokenizer.eos_token_id, *(tokenizer.get_vocab()[end] for end in other_ends)],
         pad_token_id=tokenizer.pad_token_id,
     )
     save_companions(to, generation, tokenizer)

@@ -82,7 +82,7 @@ def test_another_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("ASPO_CACHE", str(tmp_path / "cache"))
     other = tmp_path / "other.gguf"
     other.write_bytes(b"GGUF")
-    with pytest.raises(ValueError, match="the SHA-256 is .*, expected b179c9"):
+    with pytest.raises(ValueError, match=r"the SHA-256 is .*, expected b179c9"):
         check_hash(other)
     wheel = tmp_path / "other.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
