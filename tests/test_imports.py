@@ -22,7 +22,7 @@ ORDER = [
     {"weights"},
     {"rollout", "learner"},
     {"run"},
-    {"doctor"},
+    {"doctor", "models"},
     {"evaluate"},
     {"aspo"},
     {"report", "tune_run"},

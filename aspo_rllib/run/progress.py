@@ -10,11 +10,13 @@ from typing import Any, TextIO
 
 import gymnasium as gym
 import pandas as pd
+import torch
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from aspo_rllib.rollout.prompts import PromptEncoder
 from aspo_rllib.run.profiling import StageTimes
 
 # column: heading, width, format
@@ -161,13 +163,11 @@ def greedy_completions(
     tokenizer = AutoTokenizer.from_pretrained(model)
     hf_model: Any = AutoModelForCausalLM.from_pretrained(model)
     completions = []
+    prompts = PromptEncoder(env, tokenizer)
     for index in indices:
-        prompt, _ = env.reset(options={"index": index})
-        inputs: Any = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        )
-        output = hf_model.generate(**inputs, max_new_tokens=max_completion_tokens, do_sample=False)
-        answer = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        ids = torch.from_numpy(prompts.encode(index).ids[None]).long()
+        output = hf_model.generate(ids, max_new_tokens=max_completion_tokens, do_sample=False)
+        answer = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
         assert isinstance(answer, str)  # a list only for several answers
         completions.append(answer)
     return completions
