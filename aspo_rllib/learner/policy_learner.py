@@ -140,7 +140,7 @@ class PolicyLearner(TorchLearner):
             policy.to(self.device)
 
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
-        params = [p for p in self.get_parameters(self.module[module_id]) if p.requires_grad]
+        params: list[nn.Parameter] = [p for p in self.get_parameters(self.module[module_id]) if p.requires_grad]
         fused = all(p.is_cuda for p in params)  # one kernel; on CPUs torch's default
         self.optimizer = torch.optim.AdamW(
             self._decay_groups(params),
@@ -160,7 +160,10 @@ class PolicyLearner(TorchLearner):
         embeddings = self.policy.hf_model.get_input_embeddings()
         spared = [p for p in params if not self.config.decay_norms and (p.ndim < 2 or p is embeddings.weight)]
         kept = set(params) - set(spared)
-        groups = [{"params": [p for p in params if p in kept]}, {"params": spared, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in params if p in kept]},
+            {"params": spared, "weight_decay": 0.0},
+        ]
         return [group for group in groups if group["params"]]
 
     def apply(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:

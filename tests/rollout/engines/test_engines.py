@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+import zoo
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, MambaConfig, MistralConfig, Qwen3Config
 
 from aspo_rllib import TINY_MODEL
@@ -573,3 +574,23 @@ def test_another_distribution_than_the_learners_is_refused_in_training_or_correc
     with pytest.raises(ValueError, match=f"old_logprobs='sampler': .*, got {setting}, sampler_correction=None"):
         config.copy().training(old_logprobs="sampler").validate()
     make_config().evaluation(evaluation_config={name: getattr(config, name)}).validate()
+
+
+# ---- experts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
+def test_weights_of_experts_get_into_the_engine(tmp_path, name):
+    """The learner's weights have the names of the model in memory, where the experts of a layer are one tensor."""
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        zoo.random_model(name).save_pretrained(tmp_path / str(seed))
+    policy = load_policy(str(tmp_path / "1"))
+    engine = TransformersEngine(str(tmp_path / "0"), **SETTINGS)
+    prompts = [prompt % policy.hf_model.config.vocab_size for prompt in PROMPTS]
+    before = generate(engine, prompts)
+    engine.load_weights(list(full_weights(policy).items()))
+    for prompt, c in zip(prompts, generate(engine, prompts), strict=True):
+        expected = logprobs_of(policy.hf_model, prompt, c.completion_ids)
+        np.testing.assert_allclose(c.sampler_logprobs, expected, atol=1e-4)
+    assert tokens(before) != tokens(generate(engine, prompts))
