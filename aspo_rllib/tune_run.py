@@ -14,10 +14,10 @@ from ray.tune.experiment import Trial
 
 from aspo_rllib.aspo import ASPOConfig
 from aspo_rllib.doctor import preflight, resources
+from aspo_rllib.doctor.adjusting import assign, fit_cpus
 from aspo_rllib.doctor.dry_run import GIB, describe_run
 from aspo_rllib.rollout.errors import reason
 from aspo_rllib.run import preemption
-from aspo_rllib.run.adjusting import assign, fit_cpus
 from aspo_rllib.run.base_algorithm import HELD_OUT_ACCURACY
 from aspo_rllib.run.histograms import HistogramsCallback
 from aspo_rllib.run.profiling import ProfileCallback

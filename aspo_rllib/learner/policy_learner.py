@@ -140,7 +140,7 @@ class PolicyLearner(TorchLearner):
             policy.to(self.device)
 
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
-        params: list[nn.Parameter] = [p for p in self.get_parameters(self.module[module_id]) if p.requires_grad]
+        params: list[Any] = [p for p in self.get_parameters(self.module[module_id]) if p.requires_grad]
         fused = all(p.is_cuda for p in params)  # one kernel; on CPUs torch's default
         self.optimizer = torch.optim.AdamW(
             self._decay_groups(params),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import cached_property, partial
@@ -269,7 +269,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
     def assert_healthy(self) -> None:
         """Wait for the engine; raises its error. After the error of another call: end this process for a new one."""
         if self._has_failed:
-            os._exit(1)  # Ray would not restart an actor that ends itself by `exit_actor`
+            signal.raise_signal(signal.SIGKILL)  # Ray would not restart an actor that ends itself by `exit_actor`
         assert self.engine
 
     def apply(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:

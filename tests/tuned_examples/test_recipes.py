@@ -19,8 +19,8 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.doctor import resources
+from aspo_rllib.doctor.adjusting import fit_cpus
 from aspo_rllib.recipe import options, run
-from aspo_rllib.run.adjusting import fit_cpus
 from aspo_rllib.tune_run import storage_path
 
 ROOT = Path(__file__).resolve().parents[2]
