@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -896,3 +897,13 @@ def test_kl_estimators_by_hand(estimator, value, gradient):
     kl.sum().backward()
     assert kl.item() == pytest.approx(value, abs=1e-6)
     assert logprobs.grad.item() == pytest.approx(gradient, abs=1e-6)
+
+
+def test_a_function_takes_the_settings_of_grpo_so_that_a_comparison_differs_in_the_weight_alone():
+    def reinforce(x):
+        return torch.ones_like(x.ratio)
+
+    assert replace(resolve_loss(reinforce), token_weight=LOSSES["grpo"].token_weight, source="") == replace(
+        LOSSES["grpo"], source=""
+    )
+    assert resolve_loss(reinforce).token_weight is reinforce

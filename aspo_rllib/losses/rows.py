@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -189,14 +189,16 @@ LOSSES: dict[str, Loss] = {
 
 
 def resolve_loss(loss: str | Loss | Callable[[TokenInputs], Tensor]) -> Loss:
-    """The `Loss` meant by a name, a `Loss`, or a token-weight function (which gets the defaults of `Loss`).
+    """The `Loss` meant by a name, a `Loss`, or a token-weight function.
+
+    A function gets the settings of grpo, so that a comparison with grpo or aspo differs in the weight alone.
 
     Raises ValueError naming the value and the nearest known name.
     """
     if isinstance(loss, Loss):
         return loss
     if callable(loss):
-        return Loss(loss)
+        return replace(LOSSES["grpo"], token_weight=loss, source="")
     if isinstance(loss, str) and loss in LOSSES:
         return LOSSES[loss]
     hint = nearest(loss, LOSSES)
