@@ -780,8 +780,8 @@ def test_a_loss_may_be_a_name_a_loss_or_a_function():
     assert resolve_loss("aspo") is LOSSES["aspo"]
     own = Loss(root, clip_high=0.5, aggregation="constant")
     assert resolve_loss(own) is own
-    assert resolve_loss(root) == Loss(root)
-    assert resolve_loss(partial(sapo, tau_negative=2.0)).aggregation == "token"
+    assert resolve_loss(root) == replace(LOSSES["grpo"], token_weight=root, source="")
+    assert resolve_loss(partial(sapo, tau_negative=2.0)).aggregation == "sequence"
     weight, grad = at_ratio("aspo", [[4.0]], [2.0], loss=resolve_loss(root).token_weight)
     assert weight.item() == pytest.approx(2.0) and grad.item() == pytest.approx(-4.0)
 
