@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import cached_property, partial
 from itertools import chain
 from operator import methodcaller
+from signal import SIGKILL
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
@@ -267,7 +268,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
     def assert_healthy(self) -> None:
         """Wait for the engine; raises its error. After the error of another call: end this process for a new one."""
         if self._has_failed:
-            os._exit(1)  # Ray would not restart an actor that ends itself by `exit_actor`
+            os.kill(os.getpid(), SIGKILL)  # Ray would not restart an actor that ends by `exit_actor`
         assert self.engine
 
     def apply(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -190,6 +190,20 @@ class TextAlgorithm(Algorithm):
         self.on_checkpoint(path)
         return str(path)
 
+    @classmethod
+    def from_checkpoint(cls, path: str | Path | Checkpoint, filesystem: Any = None, **kwargs: Any) -> Self:
+        """A new algorithm that goes on from a checkpoint of `save_to_path` or of Tune. Relative paths are legal."""
+        if filesystem is None:
+            path = _absolute(path)
+        algorithm = super().from_checkpoint(path, filesystem=filesystem, **kwargs)  # type: ignore[arg-type]
+        assert isinstance(algorithm, cls)
+        return algorithm
+
+    def restore_from_path(self, path: str | Path, *args: Any, filesystem: Any = None, **kwargs: Any) -> None:
+        if filesystem is None:
+            path = _absolute(path)
+        super().restore_from_path(path, *args, filesystem=filesystem, **kwargs)  # type: ignore[no-untyped-call]
+
     # Tune calls these two. They call RLlib's methods with temporary folders; only here is the final checkpoint known.
     def save(self, checkpoint_dir: str | None = None) -> Any:
         result = super().save(checkpoint_dir)
@@ -202,6 +216,12 @@ class TextAlgorithm(Algorithm):
         checkpoint = checkpoint_of(checkpoint_path)
         assert checkpoint is not None
         self.on_checkpoint(checkpoint)
+
+
+def _absolute(path: Any) -> Any:
+    """A folder's path without "." and "..", which pyarrow refuses; other places, such as s3://..., as they are."""
+    is_folder = isinstance(path, Path) or (isinstance(path, str) and "://" not in path)
+    return str(Path(path).resolve()) if is_folder else path
 
 
 def _log_means(logger: MetricsLogger, values: Mapping[str, Any]) -> None:
