@@ -13,6 +13,7 @@ import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
@@ -109,7 +110,7 @@ class TextAlgorithm(Algorithm):
                 "calls f(learner) on every learner, whose policy is learner.policy; or algo.save_to_path(folder), and "
                 "load the model from folder/learner_group/hf."
             )
-        modules = self.learner_group.on_all(lambda learner: learner.module)[0]
+        modules: MultiRLModule = self.learner_group.on_all(lambda learner: learner.module)[0]
         return modules.get(module_id)
 
     @classmethod
