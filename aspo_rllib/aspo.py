@@ -275,7 +275,7 @@ class ASPO(TextAlgorithm):
 
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         """Continue from a checkpoint. The engines hold its weights when this returns."""
-        super().restore_from_path(path, *args, **kwargs)  # type: ignore[no-untyped-call]
+        super().restore_from_path(path, *args, **kwargs)
         self._sync_weights()
         self.on_checkpoint(path)
 

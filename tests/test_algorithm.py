@@ -1,5 +1,6 @@
 """The algorithm as users meet it: build, train, evaluate, save, restore, tune, stop."""
 
+import contextlib
 import copy
 import re
 import subprocess
@@ -95,7 +96,8 @@ def run(ray_session, make_config, weights_of, tmp_path_factory):
 @pytest.fixture(scope="module")
 def restored(run, weights_of):
     """The checkpoint in a new algorithm: at once, and two iterations later."""
-    algo = ASPO.from_checkpoint(run.path)
+    with contextlib.chdir(Path(run.path).parent):
+        algo = ASPO.from_checkpoint("checkpoint")
     start, evaluation = snapshot(algo, weights_of), algo.evaluate()
     results = [algo.train(), algo.train()]
     yield SimpleNamespace(
@@ -284,7 +286,8 @@ def test_n_plus_n_iterations_are_2n_iterations(run, restored):
 
 
 def test_restoring_in_place_goes_back(run, restored, weights_of):
-    restored.algo.restore_from_path(run.path)
+    with contextlib.chdir(run.path):
+        restored.algo.restore_from_path("../checkpoint")
     assert_same(run.saved, snapshot(restored.algo, weights_of))
 
 

@@ -18,6 +18,7 @@ _LEARNER = "subclass ASPOTorchLearner and set .learners(learner_class=...)"
 _MODULE = "the module is a Hugging Face causal LM: set .llm(model=...)"
 _COMPILE = "use .llm(compile_learner=...)"
 _OFFLINE = "there is no offline training: rollouts are sampled by the env runners"
+_POLICIES = "there is one policy, the language model"
 
 IGNORED: Mapping[str, str] = {
     # training()
@@ -103,12 +104,17 @@ IGNORED: Mapping[str, str] = {
     # rl_module()
     "model_config": _MODULE,
     "model_config_dict": _MODULE,
+    "_model_config": _MODULE,
+    # multi_agent(), offline_data(), when they are set as fields
+    "policies_to_train": _POLICIES,
+    "input_": _OFFLINE,
+    "output": _OFFLINE,
 }
 
 
 # Builder methods without any effect.
 _METHODS = {
-    "multi_agent": "there is one policy, the language model",
+    "multi_agent": _POLICIES,
     "offline_data": f"{_OFFLINE}; SamplesCallback writes completions to files",
 }
 # The fields that RLlib sets in every evaluation config.
@@ -141,6 +147,9 @@ def check_fields(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
     fields: the fields of a config.
     defaults: the fields of a new config of the same class.
     """
+    # RLlib replaces the values of this dict.
+    if set(fields["policies"]) != set(defaults["policies"]):
+        raise ValueError(f"policies={fields['policies']!r} has no effect here: {_POLICIES}.")
     for name, advice in IGNORED.items():
         if name not in fields or (fields["in_evaluation"] and name in _SET_FOR_EVALUATION):
             continue

@@ -14,6 +14,7 @@ from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline
 from ray.util.debug import log_once
 
 from aspo_rllib.config.ignored import check_argument, check_fields
+from aspo_rllib.config.other_names import OTHER_NAMES
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -78,9 +79,14 @@ class TextAlgorithmConfig(AlgorithmConfig):
         known = list(known)
         for name in names:
             if name not in known:
-                near = get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"Unknown {kind} {name!r}.{hint}")
+                raise ValueError(f"Unknown {kind} {name!r}.{_hint(name, known)}")
+
+
+def _hint(name: str, known: list[str]) -> str:
+    if name in OTHER_NAMES:
+        return f" Here it is .{OTHER_NAMES[name]}."
+    near = get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _refuse_ignored_arguments(method: str) -> Callable[..., Any]:

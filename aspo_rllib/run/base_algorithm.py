@@ -8,12 +8,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
@@ -114,7 +115,7 @@ class TextAlgorithm(Algorithm):
                 "calls f(learner) on every learner, whose policy is learner.policy; or algo.save_to_path(folder), and "
                 "load the model from folder/learner_group/hf."
             )
-        modules: Mapping[str, RLModule] = self.learner_group.on_all(lambda learner: learner.module)[0]
+        modules: MultiRLModule = self.learner_group.on_all(lambda learner: learner.module)[0]
         return modules.get(module_id)
 
     @classmethod
@@ -195,6 +196,20 @@ class TextAlgorithm(Algorithm):
         self.on_checkpoint(path)
         return str(path)
 
+    @classmethod
+    def from_checkpoint(cls, path: str | Path | Checkpoint, filesystem: Any = None, **kwargs: Any) -> Self:
+        """A new algorithm that goes on from a checkpoint of `save_to_path` or of Tune. Relative paths are legal."""
+        if filesystem is None:
+            path = _absolute(path)
+        algorithm = super().from_checkpoint(path, filesystem=filesystem, **kwargs)  # type: ignore[arg-type]
+        assert isinstance(algorithm, cls)
+        return algorithm
+
+    def restore_from_path(self, path: str | Path, *args: Any, filesystem: Any = None, **kwargs: Any) -> None:
+        if filesystem is None:
+            path = _absolute(path)
+        super().restore_from_path(path, *args, filesystem=filesystem, **kwargs)  # type: ignore[no-untyped-call]
+
     # Tune calls these two. They call RLlib's methods with temporary folders; only here is the final checkpoint known.
     def save(self, checkpoint_dir: str | None = None) -> Any:
         result = super().save(checkpoint_dir)
@@ -207,6 +222,12 @@ class TextAlgorithm(Algorithm):
         checkpoint = checkpoint_of(checkpoint_path)
         assert checkpoint is not None
         self.on_checkpoint(checkpoint)
+
+
+def _absolute(path: Any) -> Any:
+    """A folder's path without "." and "..", which pyarrow refuses; other places, such as s3://..., as they are."""
+    is_folder = isinstance(path, Path) or (isinstance(path, str) and "://" not in path)
+    return str(Path(path).resolve()) if is_folder else path
 
 
 def _log_means(logger: MetricsLogger, values: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@ from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from aspo_rllib import LOSSES, TINY_MODEL, ASPOConfig, GRPOConfig, Loss
-from aspo_rllib.config.fields import FIELDS
+from aspo_rllib.config.fields import BUILDERS, FIELDS
+from aspo_rllib.config.other_names import OTHER_NAMES
 from envs.text_env import TextSpace
 
 
@@ -143,6 +144,29 @@ def test_every_keyword_of_rllib_sets_something_or_says_what_to_use(method):
 def test_rllibs_idioms_get_a_hint(method, arguments, instead):
     with pytest.raises(ValueError, match=instead):
         getattr(ASPOConfig(), method)(**arguments)
+
+
+@pytest.mark.parametrize(("name", "here"), OTHER_NAMES.items())
+def test_names_of_other_libraries_get_a_hint(make_config, name, here):
+    builders = {builder.name: {field.keyword for field in builder.fields} for builder in BUILDERS}
+    method, arguments = re.match(r"(\w+)\((.*?)\)", here).groups()
+    assert set(re.findall(r"(\w+)=", arguments)) <= builders[method]
+    fields = vars(ASPOConfig())
+    assert name not in fields and not any(name in keywords for keywords in builders.values())
+    with pytest.raises(ValueError, match=re.escape(f"Unknown training() argument {name!r}. Here it is .{here}.")):
+        ASPOConfig().training(**{name: 1})
+    with pytest.raises(ValueError, match=re.escape(f"Here it is .{here}.")):
+        make_config().update_from_dict({name: 1}).validate()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"policies": {"a", "b"}}, {"policies_to_train": ["a"]}, {"input_": "rows.json"}, {"_model_config": {"dim": 3}}],
+)
+def test_several_policies_and_offline_data_are_refused_as_fields_too(make_config, fields):
+    (name,) = fields
+    with pytest.raises(ValueError, match=f"{name}=.* has no effect here"):
+        changed(make_config(), **fields).validate()
 
 
 @pytest.mark.parametrize("field", ["train_batch_size", "minibatch_size", "gamma", "rollout_fragment_length"])
