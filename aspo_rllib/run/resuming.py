@@ -117,7 +117,7 @@ class StoredRun:
             trial.set_config(trial.config if config is None else dict(config))
         self._write()
         resume: Any = tune.ResumeConfig.ResumeType.RESUME  # which Ray annotates as a str
-        finished = resume if iterations > before else tune.ResumeConfig.ResumeType.SKIP
+        finished: Any = resume if iterations > before else tune.ResumeConfig.ResumeType.SKIP
         tuner = tune.Tuner.restore(
             self.path,
             self.trials[0].trainable_name,

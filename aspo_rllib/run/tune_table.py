@@ -41,7 +41,7 @@ def _lookup(result: Any, path: tuple[str, ...]) -> Any:
     return result
 
 
-class QuietTrials(TrialProgressCallback):  # type: ignore[misc]
+class QuietTrials(TrialProgressCallback):
     """Replaces Tune's callback that prints all metrics of a trial every 30 s, for the trials of this package.
 
     The table has the values. Other algorithms' trials are printed as usual.
