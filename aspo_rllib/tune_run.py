@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import ray
 from ray import tune
 from ray.rllib.utils import force_list
 from ray.tune.experiment import Trial
@@ -19,6 +17,7 @@ from aspo_rllib.rollout.errors import reason
 from aspo_rllib.run import preemption
 from aspo_rllib.run.adjusting import assign, fit_cpus
 from aspo_rllib.run.base_algorithm import HELD_OUT_ACCURACY
+from aspo_rllib.run.cluster import connect
 from aspo_rllib.run.profiling import ProfileCallback
 from aspo_rllib.run.progress import ProgressCallback
 from aspo_rllib.run.progress_csv import ProgressCSVCallback
@@ -45,8 +44,7 @@ def run(
     if not args.dry_run:
         stored = _stored_run(config, args)
         _check_storage(config, args, checkpoint_config)
-    if not ray.is_initialized():
-        ray.init(logging_level=logging.ERROR, logging_config=ray.LoggingConfig(log_level="ERROR"))
+    connect()
     if not args.wait_for_nodes_s and (line := fit_cpus(config, resources.cluster_nodes())):
         print(line, flush=True)
     if args.dry_run:
