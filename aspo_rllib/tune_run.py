@@ -11,11 +11,11 @@ from ray.rllib.utils import force_list
 from ray.tune.experiment import Trial
 
 from aspo_rllib.aspo import ASPOConfig
+from aspo_rllib.config.assign import assign
 from aspo_rllib.doctor import preflight, resources
 from aspo_rllib.doctor.dry_run import GIB, describe_run
 from aspo_rllib.rollout.errors import reason
 from aspo_rllib.run import preemption
-from aspo_rllib.run.adjusting import assign, fit_cpus
 from aspo_rllib.run.base_algorithm import HELD_OUT_ACCURACY
 from aspo_rllib.run.cluster import connect
 from aspo_rllib.run.profiling import ProfileCallback
@@ -45,7 +45,7 @@ def run(
         stored = _stored_run(config, args)
         _check_storage(config, args, checkpoint_config)
     connect()
-    if not args.wait_for_nodes_s and (line := fit_cpus(config, resources.cluster_nodes())):
+    if not args.wait_for_nodes_s and (line := resources.fit_cpus(config, resources.cluster_nodes())):
         print(line, flush=True)
     if args.dry_run:
         print(describe_run(config, int(args.gpu_memory_gib * GIB)), flush=True)
