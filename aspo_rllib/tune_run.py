@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import ray
 from ray import tune
 from ray.rllib.utils import force_list
 from ray.tune.experiment import Trial
 
 from aspo_rllib.aspo import ASPOConfig
+from aspo_rllib.config.assign import assign
 from aspo_rllib.doctor import preflight, resources
-from aspo_rllib.doctor.adjusting import assign, fit_cpus
 from aspo_rllib.doctor.dry_run import GIB, describe_run
 from aspo_rllib.rollout.errors import reason
 from aspo_rllib.run import preemption
 from aspo_rllib.run.base_algorithm import HELD_OUT_ACCURACY
+from aspo_rllib.run.cluster import connect
 from aspo_rllib.run.histograms import HistogramsCallback
 from aspo_rllib.run.profiling import ProfileCallback
 from aspo_rllib.run.progress import ProgressCallback
 from aspo_rllib.run.progress_csv import ProgressCSVCallback
 from aspo_rllib.run.resuming import StoredRun
-from aspo_rllib.run.start_ray import start_ray
 
 
 def run(
@@ -47,9 +45,8 @@ def run(
     if not args.dry_run:
         stored = _stored_run(config, args)
         _check_storage(config, args, checkpoint_config)
-    if not ray.is_initialized():
-        start_ray(logging_level=logging.ERROR, logging_config=ray.LoggingConfig(log_level="ERROR"))
-    if not args.wait_for_nodes_s and (line := fit_cpus(config, resources.cluster_nodes())):
+    connect()
+    if not args.wait_for_nodes_s and (line := resources.fit_cpus(config, resources.cluster_nodes())):
         print(line, flush=True)
     if args.dry_run:
         print(describe_run(config, int(args.gpu_memory_gib * GIB)), flush=True)

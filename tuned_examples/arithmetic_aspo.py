@@ -43,15 +43,10 @@ def make_config(loss: str, seed: int, iterations: int) -> aspo_rllib.ASPOConfig:
 def main(args: argparse.Namespace) -> None:
     import ray
 
-    from aspo_rllib.run.start_ray import start_ray
+    from aspo_rllib.run.cluster import connect
 
     args.name = args.name.format_map(vars(args))
-    start_ray(
-        include_dashboard=False,
-        logging_level="ERROR",
-        logging_config=ray.LoggingConfig(log_level="ERROR"),
-        runtime_env={"env_vars": {"TORCH_CPP_LOG_LEVEL": "ERROR"}},
-    )
+    connect(include_dashboard=False, runtime_env={"env_vars": {"TORCH_CPP_LOG_LEVEL": "ERROR"}})
     result = run(make_config(args.loss, args.seed, args.iterations), args)
     ray.shutdown()
     if result:

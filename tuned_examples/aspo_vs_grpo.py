@@ -194,11 +194,11 @@ def main(args: argparse.Namespace) -> None:
     import ray
 
     from aspo_rllib.run import preemption
-    from aspo_rllib.run.start_ray import start_ray
+    from aspo_rllib.run.cluster import connect
 
     if args.smoke:
         args.iterations, args.seeds = 2, min(args.seeds, 2)
-    start_ray(include_dashboard=False, logging_level="ERROR", logging_config=ray.LoggingConfig(log_level="ERROR"))
+    connect(include_dashboard=False)
     tuner = make_tuner(args)
     with preemption.stoppable(args.grace_s) as stop:
         results = tuner.fit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,6 +68,24 @@ def require_resources(bundles: Sequence[Bundle], wait_s: float = 0.0) -> None:
     finally:
         if wait_s:
             request_resources(bundles=[])  # from now on the trial's placement group requests them
+
+
+def fit_cpus(config: ASPOSettings, nodes: Sequence[Bundle]) -> str | None:
+    """Lower `num_cpus_per_env_runner` if that alone makes the run fit on these nodes; returns a line about it.
+
+    GPUs of clouds often come with four CPUs. Below the config's number only grading becomes slower.
+
+    nodes: all resources of each node.
+    """
+    asked = config.num_cpus_per_env_runner
+    if shortage(asked_bundles(config), nodes) is None:
+        return None
+    for cpus in range(math.ceil(asked) - 1, 0, -1):
+        config.num_cpus_per_env_runner = cpus
+        if shortage(asked_bundles(config), nodes) is None:
+            return f"cpus        {cpus} per engine, not {asked:g}: the machine has no more"
+    config.num_cpus_per_env_runner = asked
+    return None
 
 
 def total(bundles: Iterable[Bundle]) -> Counter[str]:

@@ -19,7 +19,6 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.doctor import resources
-from aspo_rllib.doctor.adjusting import fit_cpus
 from aspo_rllib.recipe import options, run
 from aspo_rllib.tune_run import storage_path
 
@@ -275,11 +274,11 @@ def test_any_setting_can_be_given_on_the_command_line(ray_session, make_config, 
 
 def test_the_cpus_of_an_engine_follow_the_machine():
     config = config_of("gsm8k_aspo_0.5b")
-    assert fit_cpus(config, [{"CPU": 8, "GPU": 1}]) is None and config.num_cpus_per_env_runner == 4
-    assert (
-        fit_cpus(config, [{"CPU": 4, "GPU": 0}]) is None and config.num_cpus_per_env_runner == 4
-    )  # not for lack of them
-    assert fit_cpus(config, [{"CPU": 4, "GPU": 1}]) == "cpus        3 per engine, not 4: the machine has no more"
+    assert resources.fit_cpus(config, [{"CPU": 8, "GPU": 1}]) is None
+    assert resources.fit_cpus(config, [{"CPU": 4, "GPU": 0}]) is None  # CPUs are not what is missing
+    assert config.num_cpus_per_env_runner == 4
+    line = resources.fit_cpus(config, [{"CPU": 4, "GPU": 1}])
+    assert line == "cpus        3 per engine, not 4: the machine has no more"
     assert config.num_cpus_per_env_runner == 3 and config.graders == 3
 
 

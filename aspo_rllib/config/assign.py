@@ -1,15 +1,13 @@
-"""Changes a script's config from its command line and for the machine: `--set`, `--lr`, and CPUs per engine."""
+"""Sets fields of a config from texts `field=value`, for the option `--set` of the scripts."""
 
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from aspo_rllib.config.settings import ASPOSettings
-from aspo_rllib.doctor import resources
 
 
 def assign(config: ASPOSettings, assignments: Sequence[str]) -> None:
@@ -36,21 +34,3 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-def fit_cpus(config: ASPOSettings, nodes: Sequence[resources.Bundle]) -> str | None:
-    """Lower `num_cpus_per_env_runner` if that alone makes the run fit on these nodes; returns a line about it.
-
-    GPUs of clouds often come with four CPUs. Below the config's number only grading becomes slower.
-
-    nodes: all resources of each node.
-    """
-    asked = config.num_cpus_per_env_runner
-    if resources.shortage(resources.asked_bundles(config), nodes) is None:
-        return None
-    for cpus in range(math.ceil(asked) - 1, 0, -1):
-        config.num_cpus_per_env_runner = cpus
-        if resources.shortage(resources.asked_bundles(config), nodes) is None:
-            return f"cpus        {cpus} per engine, not {asked:g}: the machine has no more"
-    config.num_cpus_per_env_runner = asked
-    return None
