@@ -118,7 +118,8 @@ class TransformersEngine(Engine):
 
     @cached_property  # only requests with a `stop` need it
     def _decoder(self) -> Callable[[list[int]], str]:
-        return partial(self._load_tokenizer().decode, skip_special_tokens=False)
+        decode: Callable[[list[int]], Any] = partial(self._load_tokenizer().decode, skip_special_tokens=False)
+        return decode
 
     @property
     def busy(self) -> bool:
