@@ -76,8 +76,8 @@ class RolloutGroup:
         verdicts = {r.correct for r in self.rollouts}
         if len(columns) < 2 and None not in verdicts:
             return len(verdicts) > 1
-        rewards: list[float | None] = [r.reward for r in self.rollouts]
-        return any(len(set(values)) > 1 for values in (*columns.values(), rewards))
+        columns[""] = [r.reward for r in self.rollouts]
+        return any(len(set(values)) > 1 for values in columns.values())
 
     def reward_columns(self) -> dict[str, list[float | None]]:
         """The rewards of all rollouts by their name; empty without names.

@@ -37,3 +37,10 @@ class HopelessEnv(SingleTurnTextEnv):
 
     def grade(self, task, completion):
         return Grade(reward=0.0, correct=False, extracted=None, status="wrong")
+
+
+class NamedSums(SumTextEnv):
+    """RLlib calls an env's class with its env_config."""
+
+    def __init__(self, env_config):
+        super().__init__(**env_config)

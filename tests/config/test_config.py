@@ -489,9 +489,7 @@ def test_an_unknown_advantage_is_named(make_config):
 
 
 def test_a_loss_with_its_own_old_logprobs_refuses_what_does_not_go_with_them(make_config):
-    with pytest.raises(
-        ValueError, match=r"old_logprobs='sampler', the default of loss='dppo': .*got top_p=0\.9, sampler"
-    ):
+    with pytest.raises(ValueError, match=r"old_logprobs='sampler', the default of loss='dppo': .*got top_p=0\.9, "):
         make_config(loss="dppo").sampling(top_p=0.9).validate()
     corrected = make_config(loss="dppo", old_logprobs="learner", sampler_correction="truncated").sampling(top_p=0.9)
     corrected.validate()

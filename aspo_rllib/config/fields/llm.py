@@ -171,8 +171,8 @@ LLM = Builder(
             BOOLEAN,
             "Whether a run computes exactly what an earlier run with the same seed has computed, on GPUs as well: "
             "vLLM's kernels that do not depend on the batch (`VLLM_BATCH_INVARIANT`) and torch's deterministic "
-            "algorithms, which are slower. It needs a seed, max_staleness=0 and oversampling=1. Runs on CPUs "
-            "are so already.",
+            "algorithms, which are slower. It needs a seed, max_staleness=0 and oversampling=1. Runs on CPUs are so "
+            "already.",
         ),
         Field(
             "cpu_offload",
