@@ -16,7 +16,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from aspo_rllib.config.placement import turn_on_shared_gpu
 from aspo_rllib.learner import checkpoints
@@ -155,7 +155,7 @@ class PolicyLearner(TorchLearner):
             self.optimizer.state[p] = {"step": torch.zeros((), device=p.device if fused else "cpu"), **moments}
         self.register_optimizer(module_id=module_id, optimizer=self.optimizer, params=params)
 
-    def _decay_groups(self, params: list[nn.Parameter]) -> list[dict[str, Any]]:
+    def _decay_groups(self, params: list[Tensor]) -> list[dict[str, Any]]:
         """The optimizer's groups: all parameters, or, without `decay_norms`, those that decay and those that do not."""
         embeddings = self.policy.hf_model.get_input_embeddings()
         spared = [p for p in params if not self.config.decay_norms and (p.ndim < 2 or p is embeddings.weight)]

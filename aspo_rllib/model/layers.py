@@ -7,7 +7,14 @@ from functools import partial
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+def has_attention_only(config: PreTrainedConfig) -> bool:
+    """Whether a model's cache has keys and values alone. That of linear attention or of a state space has more."""
+    layers = DynamicCache(config=config).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def decoder_of(hf_model: PreTrainedModel) -> nn.Module:

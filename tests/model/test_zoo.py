@@ -39,7 +39,7 @@ ENGINES = ("transformers", "vllm")
 DOC = ROOT / "docs" / "models.md"
 MAX_TOKENS = 40
 TEMPERATURE = 0.7
-TRAINED, REFUSED = "yes", "refused"
+TRAINED, REFUSED, UNTRIED = "yes", "refused", "not tried"
 
 
 def rows():
@@ -95,6 +95,8 @@ def layouts_of(folder):
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     expected = plain(reference, prompts, completions)
     expected_gradients = gradients(reference, objective(*expected))
+    # The gradients of key biases are zero but for rounding.
+    rounding = 1e-5 * max(float(g.norm()) for g in expected_gradients.values() if g is not None)
     verdicts = {}
     for layout in LAYOUTS:
         policy = load_policy(folder)
@@ -107,7 +109,7 @@ def layouts_of(folder):
         ours = gradients(policy.hf_model, objective(*found))
         for name, gradient in expected_gradients.items():
             if gradient is not None:
-                assert (ours[name] - gradient).norm() < 1e-3 * (1e-3 + gradient.norm()), (layout, name)
+                assert (ours[name] - gradient).norm() < 1e-3 * gradient.norm() + rounding, (layout, name)
     return verdicts
 
 
@@ -238,8 +240,9 @@ def verdict(drifts):
     return TRAINED if right else REFUSED
 
 
-def write_doc():
-    engines = {engine: sync_in_a_process(engine, CLASSES) for engine in ENGINES}
+def write_doc(*tried):
+    """Write docs/models.md. An engine that is not among `tried` keeps a column of its own, which says so."""
+    engines = {engine: sync_in_a_process(engine, CLASSES) for engine in tried}
     table = [["class", "architecture", *LAYOUTS, *ENGINES]]
     for name in CLASSES:
         with tempfile.TemporaryDirectory() as folder:
@@ -247,7 +250,12 @@ def write_doc():
             model.save_pretrained(folder)
             layouts = layouts_of(folder)
         table.append(
-            [name, f"`{type(model).__name__}`", *layouts.values(), *(verdict(engines[e][name]) for e in ENGINES)]
+            [
+                name,
+                f"`{type(model).__name__}`",
+                *layouts.values(),
+                *(verdict(engines[e][name]) if e in tried else UNTRIED for e in ENGINES),
+            ]
         )
     table.insert(1, ["---"] * len(table[0]))
     DOC.write_text(HEADER + "".join(f"| {' | '.join(row)} |\n" for row in table))
@@ -270,4 +278,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         print_syncs(sys.argv[1], sys.argv[2:])
     else:
-        write_doc()
+        write_doc(*ENGINES)

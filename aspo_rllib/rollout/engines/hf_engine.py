@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aspo_rllib.model import companions
 from aspo_rllib.model import lora as adapters
-from aspo_rllib.model.layers import decoder_of
+from aspo_rllib.model.layers import decoder_of, has_attention_only
 from aspo_rllib.model.loading import load_causal_lm
 from aspo_rllib.model.packing import use_attention
 from aspo_rllib.model.sharding import replace_parameters
@@ -245,10 +244,10 @@ class TransformersEngine(Engine):
 
 def check_layers(config: PreTrainedConfig, model: str) -> None:
     """Raise ValueError for models whose cache has more than keys and values, such as models with linear attention."""
-    kinds = {type(layer) for layer in DynamicCache(config=config).layers} - {DynamicLayer, DynamicSlidingWindowLayer}
-    if kinds:
+    if not has_attention_only(config):
         raise ValueError(
-            f"engine='transformers': expected 'vllm' for llm_model={model!r}, whose cache has a {kinds.pop().__name__}."
+            f"engine='transformers': expected 'vllm' for llm_model={model!r}, whose cache holds more than keys and "
+            "values."
         )
 
 

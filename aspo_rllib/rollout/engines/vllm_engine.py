@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from aspo_rllib.config.vllm_environment import prepare_vllm
 from aspo_rllib.model.checkpoint_names import CheckpointNames
+from aspo_rllib.model.layers import has_attention_only
 from aspo_rllib.model.loading import load_headers
 from aspo_rllib.model.lora import MAX_RANK, max_rank, write_adapters
 from aspo_rllib.names import nearest
@@ -40,7 +42,8 @@ class VLLMEngine(Engine):
     model: folder or hub id of a Hugging Face causal LM.
     dtype: "float32" or "bfloat16"; the checkpoint's dtype is never used as a default.
     max_model_len: prompt + completion tokens of the longest request.
-    seed: seed of requests that are submitted without their own seed.
+    seed: seed of requests that are submitted without their own seed. On CPUs, requests of hybrid models (attention and
+        another kind of layer) have no seed of their own.
     lora: keywords of peft.LoraConfig if the engine gets adapters; None if it gets all weights. On CPUs vLLM gathers the
         adapters again for every token: a tiny model samples 2.5 times slower with adapters.
     can_sleep: whether `sleep` will be called; GPUs only.
@@ -78,6 +81,13 @@ class VLLMEngine(Engine):
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind
 
+        on_gpu = torch.cuda.is_available()
+        # vLLM needs chunked prefill for hybrid models. It then rewinds the generator of a request with a seed, which
+        # CPU generators do not support: on CPUs only hybrids have it, and their requests take no seed.
+        chunked = on_gpu or not has_attention_only(
+            AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+        )
+        self._takes_seeds = on_gpu or not chunked
         self._sampling_params = SamplingParams
         self._final_only = RequestOutputKind.FINAL_ONLY
         self._lora_request = LoRARequest
@@ -103,9 +113,7 @@ class VLLMEngine(Engine):
             worker_extension_cls=f"{WeightLoader.__module__}.{WeightLoader.__name__}",
             disable_log_stats=True,
             use_tqdm_on_load=False,
-            # With chunked prefill vLLM rewinds the generator of a request with a seed, which CPU generators do not
-            # support.
-            enable_chunked_prefill=torch.cuda.is_available(),
+            enable_chunked_prefill=chunked,
             enable_sleep_mode=can_sleep,
             weight_transfer_config=None if transfer_backend is None else {"backend": transfer_backend},
             **_lora_options(lora),
@@ -137,7 +145,7 @@ class VLLMEngine(Engine):
             max_tokens=max_tokens,
             stop_token_ids=list(stop_token_ids),
             ignore_eos=True,  # otherwise the end token of the model's config also stops it
-            seed=seed,
+            seed=seed if self._takes_seeds else None,
             top_k=top_k,
             min_p=min_p,
             repetition_penalty=repetition_penalty,
