@@ -17,6 +17,7 @@ _ENTRY_POINTS = {
     "aspo/Math-v0": "envs.math:MathEnv",
     "aspo/Mix-v0": "envs.mixture:MixEnv",
     "aspo/Reasoning-v0": "envs.reasoning:ReasoningEnv",
+    "aspo/WordProblems-v0": "envs.word_problems:WordProblemsEnv",
 }
 
 
