@@ -164,9 +164,9 @@ def prompts_of(config: ASPOSettings, tokenizer: PreTrainedTokenizerBase) -> Prom
     """
     prompts = PromptEncoder(make_env(config), tokenizer, config.chat_template_kwargs)
     try:
+        check_known_names(prompts.env.unwrapped, config)
         check_env(prompts.env, config.env)
         check_prompts(prompts, config)
-        check_known_names(prompts.env.unwrapped, config)
     except ValueError:
         prompts.close()
         raise

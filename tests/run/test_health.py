@@ -119,7 +119,7 @@ def test_ordinary_numbers_are_no_problem(build_learners, update):
 
 
 def test_a_loss_that_breaks_is_found_once_no_step_is_left(build_learners, update):
-    learners = build_learners(loss=NanFrom(6))  # a call per step
+    learners = build_learners(loss=NanFrom(7))  # a call per step, after the one by which the config tries the loss
     first, second, third = (update(learners) for _ in range(3))
     unlimited = ASPOConfig()
     assert (told(first, config=unlimited), first["optim/skipped"]) == ([], 0)

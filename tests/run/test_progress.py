@@ -26,7 +26,7 @@ def lines(*results):
             "reward": {"accuracy": 0.75},
             "tokens": {"completion": 100},
         }
-        callback.on_trial_result(number, [], SimpleNamespace(trial_id="a1"), common | result)
+        callback.on_trial_result(number, [], SimpleNamespace(trial_id="a1", custom_trial_name=None), common | result)
     return stream.getvalue().splitlines()
 
 
