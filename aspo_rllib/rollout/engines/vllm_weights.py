@@ -69,7 +69,7 @@ class WeightLoader:
                 sources = [f"{parent}.{part}.{kind}" for part in parts_of.get(own, [own])]
                 if all(source in given for source in sources) and isinstance(getattr(module, kind, None), Tensor):
                     expected = torch.cat([given[source] for source in sources])
-                    found = _probe(module, kind)
+                    found = _probe(module, kind, expected.shape[-1])
                     if expected.ndim > 1:
                         found, expected = found[: len(expected), :_PROBED_COLUMNS], expected[:, :_PROBED_COLUMNS]
                     if found.shape == expected.shape:  # else the worker holds a part of it
@@ -77,12 +77,17 @@ class WeightLoader:
         return errors
 
 
-def _probe(module: Any, kind: str) -> Tensor:
-    """The first columns of a module's weight, or its bias. A weight that is only there in packed form is computed."""
+def _probe(module: Any, kind: str, num_columns: int) -> Tensor:
+    """The first columns of a module's weight, or its bias. A weight that is only there in packed form is computed.
+
+    num_columns: of the whole weight. A worker may hold fewer of them.
+    """
     tensor: Tensor = getattr(module, kind)
     if kind == "bias" or tensor.numel():
         return tensor
-    columns = torch.eye(module.input_size_per_partition, dtype=tensor.dtype, device=tensor.device)[:_PROBED_COLUMNS]
+    columns = torch.eye(
+        getattr(module, "input_size_per_partition", num_columns), dtype=tensor.dtype, device=tensor.device
+    )[:_PROBED_COLUMNS]
     products: Tensor = module.quant_method.apply(module, columns, None)
     return products.T
 
