@@ -25,12 +25,13 @@ def test_rewards_of_functions_are_weighted_logged_and_written(ray_session, make_
     env_config = {"data": str(data), "rewards": rewards, "cache_dir": str(tmp_path)}
     config = (
         make_config(advantage="gdpo", drop_uniform_groups=False)
-        .environment(NamedSums, env_config=env_config)
-        .evaluation(evaluation_config={"env_config": env_config})
+        .environment(NamedSums)
         .llm(engine="transformers", deterministic=True)
         .sampling(reward_weights={"correct": 1, "length_reward": -0.5, "Judge": 2})
         .callbacks(EverySample)
     )
+    config.env_config = env_config  # `environment` adds to the settings of the env before
+    config.evaluation_config = {"env_config": env_config}
     algo = config.build_algo()
     try:
         reward = algo.train()["reward"]
