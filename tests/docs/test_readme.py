@@ -9,6 +9,7 @@ from ray import tune
 
 from aspo_rllib import ASPOConfig
 from aspo_rllib.losses import TokenInputs
+from aspo_rllib.report.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,6 +105,12 @@ def test_the_examples_of_the_page_on_tune_run(ray_session, tmp_path, monkeypatch
         exec(with_small_runs(block_with("docs/tune.md", f"import {example}")), namespace)
     assert [result.error for result in results[-1]] == [None, None]
     assert len(results[-1]) == 2
+
+
+def test_the_plan_on_the_page_on_tune_can_be_read(tmp_path):
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/tune.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "plan.toml").write_text(text)
+    assert [c.equivalence for c in read_plan(tmp_path / "plan.toml").comparisons] == [0.02, None]
 
 
 def in_folder(folder, make):
