@@ -78,7 +78,7 @@ def test_the_loss_of_your_own_is_a_token_weight():
 @pytest.mark.slow
 def test_the_readmes_run_is_saved_continued_and_compared(ray_session, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RAY_AIR_LOCAL_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tune.RunConfig, "__init__", in_folder(tmp_path, tune.RunConfig.__init__))
     namespace = {}
     exec(with_small_runs(block_with("README.md", "config.build_algo()")), namespace)
     assert (tmp_path / "checkpoint" / "learner_group" / "hf" / "model.safetensors").exists()
