@@ -195,6 +195,8 @@ def test_ctrl_c_ends_in_one_line_and_the_command_continues(tmp_path):
     command = [sys.executable, "-m", "aspo_rllib.evaluate", "--model", TINY_MODEL, "--env", "aspo/Arithmetic-v0"]
     command += ["--env-config", config, "--engine", "transformers", "--k", "64", "--out", str(tmp_path / "out")]
     command += ["--max-prompt-tokens", "32", "--max-completion-tokens", "8"]
+    # A process that a shell started in the background ignores SIGINT, and its children inherit that.
+    command = ["env", "--default-signal=INT", *command]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         before = next(line for line in process.stderr if re.match("evaluate: [1-9]", line))
         process.send_signal(signal.SIGINT)
