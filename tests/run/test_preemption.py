@@ -39,7 +39,8 @@ class Script:
         self._log = log
         with log.open("w") as file:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, "--storage-path", str(storage), *arguments],
+                # A process that a shell started in the background ignores SIGINT, and its children inherit that.
+                ["env", "--default-signal=INT", sys.executable, __file__, "--storage-path", str(storage), *arguments],
                 env=os.environ | {"RAY_ADDRESS": "local"},
                 stdout=file,
                 stderr=file,
@@ -54,7 +55,7 @@ class Script:
     @property
     def iterations(self) -> list[int]:
         """Those that it has trained."""
-        found = re.findall(r"^\w+_\d+ +(\d+)/", self.output, re.MULTILINE)
+        found = re.findall(r"^\w+ +(\d+)/", self.output, re.MULTILINE)
         return [int(n) for n in found if n != "0"]  # 0: before training
 
     def reach(self, iteration: int, within_s: float = LONGEST_START_S) -> list[psutil.Process]:
