@@ -11,7 +11,7 @@ from aspo_rllib.models import smollm2
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # minutes on idle cores, and a download
 def test_two_iterations(tmp_path):
     pytest.importorskip("gguf")
     try:
