@@ -103,7 +103,7 @@ def left_of(processes: list[psutil.Process], within_s: float) -> list[psutil.Pro
 
 # What of a result is measured in time, names this process, or says what Tune did with it.
 OF_THE_MOMENT = re.compile(
-    r"^(config|perf)/|^time|^(grader/seconds|date|pid|hostname|node_ip|trial_id|iterations_since_restore)$"
+    r"^(config|perf)/|^time|^(tokens_per_s|grader/seconds|date|pid|hostname|node_ip|trial_id|iterations_since_restore)$"
     r"|^(done|should_checkpoint|checkpoint_dir_name)$"
     r"|trainable_parameters$"  # RLlib gives them in the first result of each start alone
 )
