@@ -7,6 +7,6 @@ from difflib import get_close_matches
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """`did you mean 'grpo'? `, with the known name that is most alike; "" if none is."""
+    """` Did you mean 'grpo'?`, with the known name that is most alike; "" if none is."""
     near = get_close_matches(str(name), known, n=1)
-    return f"did you mean {near[0]!r}? " if near else ""
+    return f" Did you mean {near[0]!r}?" if near else ""

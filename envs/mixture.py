@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from envs.data.report import LoadReport
-from envs.text_env import Grade, SingleTurnTextEnv, Task
+from envs.text_env import METRICS_OF_REWARDS, Grade, SingleTurnTextEnv, Task, is_metric_name
 
 
 class MixEnv(SingleTurnTextEnv):
@@ -28,13 +28,20 @@ class MixEnv(SingleTurnTextEnv):
             by default 1), and the env's own arguments.
 
     Raises:
-        ValueError: for a set without an env, for a weight that is not above 0, and for arguments that an env refuses.
+        ValueError: for a name that metrics cannot have, for a set without an env, for a weight that is not above 0, and
+            for arguments that an env refuses.
     """
 
     def __init__(self, sets: Mapping[str, Mapping[str, Any]]):
         super().__init__()
         if not isinstance(sets, Mapping) or not sets:
             raise ValueError(f'sets={sets!r}: expected {{name: {{"env": ..., "weight": ..., ...}}}}')
+        for name in sets:
+            if not is_metric_name(name):
+                raise ValueError(
+                    f"sets: the name {name!r}: expected letters, digits and _, because it is part of metrics' names, "
+                    f"and none of {', '.join(METRICS_OF_REWARDS)}"
+                )
         weights = {name: _weight(name, config) for name, config in sets.items()}
         self.envs = {name: _made(name, config) for name, config in sets.items()}
         self._names = list(self.envs)

@@ -16,8 +16,10 @@ GRADE_STATUSES = ("ok", "wrong", "no_answer", "timeout", "guarded", "sandbox_err
 
 _PRINTABLE_ASCII = "".join(map(chr, range(32, 127)))
 _MAX_SAMPLE_LENGTH = 32
-# A reward is logged as reward/NAME/mean, beside reward/mean and reward/accuracy. RLlib joins names with "--".
-_REWARD_NAME = re.compile(r"(?!(?:mean|accuracy)\Z)(?!.*--)[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+# A reward is logged as reward/NAME/mean, and a set of a mixture as reward/NAME/accuracy, beside metrics of these names.
+# MLflow ends a run at a name with other characters.
+METRICS_OF_REWARDS = ("mean", "std", "group_std", "accuracy")
+_METRIC_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
 class TextSpace(gym.spaces.Text):
@@ -105,14 +107,19 @@ class Grade:
         check_reward_names(self.rewards, "Grade.rewards")
 
 
+def is_metric_name(name: Any) -> bool:
+    """Whether a reward, or a set of a mixture, can be logged under this name."""
+    return isinstance(name, str) and bool(_METRIC_NAME.fullmatch(name)) and name not in METRICS_OF_REWARDS
+
+
 def check_reward_names(names: Iterable[Any], where: str) -> None:
     """Raise ValueError, which begins with `where`, for an illegal name of a reward, and for one that occurs twice."""
     seen: set[str] = set()
     for name in names:
-        if not isinstance(name, str) or not _REWARD_NAME.fullmatch(name):
+        if not is_metric_name(name):
             raise ValueError(
-                f"{where}: {name!r} is not the name of a reward: expected letters, digits and _.+-, no '--', and "
-                "neither 'mean' nor 'accuracy'"
+                f"{where}: {name!r} is not the name of a reward: expected letters, digits and _, and none of "
+                f"{', '.join(METRICS_OF_REWARDS)}"
             )
         if name in seen:
             raise ValueError(f"{where}: two rewards have the name {name!r}")

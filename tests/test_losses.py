@@ -789,7 +789,7 @@ def test_a_loss_may_be_a_name_a_loss_or_a_function():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("asop", "unknown loss 'asop': did you mean 'aspo'"),
+        ("asop", "unknown loss 'asop'. Did you mean 'aspo'"),
         ("drgrpo", "'dr_grpo'"),
         (3, "unknown loss 3"),
         (None, "None"),

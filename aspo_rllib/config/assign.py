@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from aspo_rllib.config.settings import ASPOSettings
+from aspo_rllib.names import nearest
 
 
 def assign(config: ASPOSettings, assignments: Sequence[str]) -> None:
@@ -23,8 +23,7 @@ def assign(config: ASPOSettings, assignments: Sequence[str]) -> None:
         if not equals:
             raise ValueError(f"{text!r}: expected field=value, for example lr=1e-6.")
         if name not in vars(config):
-            near = get_close_matches(name, vars(config), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = nearest(name, vars(config))
             raise ValueError(f"{text!r}: the config has no field {name!r}.{hint} docs/config.md lists the fields.")
         setattr(config, name, _value(value))
 

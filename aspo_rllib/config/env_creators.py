@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
 import gymnasium as gym
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -11,6 +10,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.error import EnvError
 
 from aspo_rllib.internals import rllib_env_creator
+from aspo_rllib.names import nearest
 from envs.grading.pool import WorkerContext
 
 EnvCreator = Callable[[EnvContext | WorkerContext], gym.Env[str, str]]
@@ -35,7 +35,7 @@ def make_env(config: AlgorithmConfig) -> gym.Env[str, str]:
     try:
         return env_creator_of(config)(EnvContext(config.env_config, worker_index=0))
     except EnvError:
-        raise ValueError(f"env={config.env!r}: no env has this id.{_nearest(str(config.env))}") from None
+        raise ValueError(f"env={config.env!r}: no env has this id.{_advice(str(config.env))}") from None
     except ModuleNotFoundError as error:
         raise ValueError(f"env={config.env!r}: {error} The part before the colon is what is imported.") from error
     except TypeError as error:
@@ -47,9 +47,8 @@ def make_env(config: AlgorithmConfig) -> gym.Env[str, str]:
         ) from error
 
 
-def _nearest(env: str) -> str:
+def _advice(env: str) -> str:
     import envs  # noqa: F401  registers the ids of this package
 
-    near = get_close_matches(env.removeprefix("envs:"), gym.registry, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = nearest(env.removeprefix("envs:"), gym.registry)
     return f"{hint} For another env, call tune.register_env, or set 'module:id' or its class."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 from aspo_rllib.config.settings import ASPOSettings
 from aspo_rllib.metric_names import legal_part
+from aspo_rllib.names import nearest
 
 DEFAULT_SET = "default"  # the name of the only set of a config without eval_sets
 
@@ -66,8 +66,7 @@ def check_eval_sets(eval_sets: Any) -> None:
             raise ValueError(f"eval_sets[{name!r}]={settings!r}: expected a dict of settings.")
         for setting in settings:
             if setting not in SETTINGS:
-                near = get_close_matches(str(setting), SETTINGS, n=1)
-                meant = f"Did you mean {near[0]!r}?" if near else f"Expected some of {', '.join(SETTINGS)}."
-                raise ValueError(f"eval_sets[{name!r}]: unknown setting {setting!r}. {meant}")
+                hint = nearest(setting, SETTINGS) or f" Expected some of {', '.join(SETTINGS)}."
+                raise ValueError(f"eval_sets[{name!r}]: unknown setting {setting!r}.{hint}")
         if not isinstance(settings.get("env_config", {}), dict):
             raise ValueError(f"eval_sets[{name!r}]: env_config={settings['env_config']!r}: expected a dict.")

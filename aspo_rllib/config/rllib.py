@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +14,7 @@ from ray.util.debug import log_once
 
 from aspo_rllib.config.ignored import check_argument, check_fields
 from aspo_rllib.config.other_names import OTHER_NAMES
+from aspo_rllib.names import nearest
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -85,8 +85,7 @@ class TextAlgorithmConfig(AlgorithmConfig):
 def _hint(name: str, known: list[str]) -> str:
     if name in OTHER_NAMES:
         return f" Here it is .{OTHER_NAMES[name]}."
-    near = get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    return nearest(name, known)
 
 
 def _refuse_ignored_arguments(method: str) -> Callable[..., Any]:

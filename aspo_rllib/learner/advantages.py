@@ -142,10 +142,9 @@ def resolve_advantage(advantage: str | Advantage | Callable[[Array], Array]) -> 
         return Advantage(advantage)
     if isinstance(advantage, str) and advantage in ADVANTAGES:
         return ADVANTAGES[advantage]
-    hint = nearest(advantage, ADVANTAGES)
     raise ValueError(
-        f"unknown advantage {advantage!r}: {hint}Known: {sorted(ADVANTAGES)}; or give an Advantage or a function of "
-        "a group's rewards."
+        f"unknown advantage {advantage!r}.{nearest(advantage, ADVANTAGES)} Known: {sorted(ADVANTAGES)}; or give an "
+        "Advantage or a function of a group's rewards."
     )
 
 

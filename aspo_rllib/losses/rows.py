@@ -201,5 +201,6 @@ def resolve_loss(loss: str | Loss | Callable[[TokenInputs], Tensor]) -> Loss:
         return replace(LOSSES["grpo"], token_weight=loss, source="")
     if isinstance(loss, str) and loss in LOSSES:
         return LOSSES[loss]
-    hint = nearest(loss, LOSSES)
-    raise ValueError(f"unknown loss {loss!r}: {hint}Known: {sorted(LOSSES)}; or give a Loss or a function.")
+    raise ValueError(
+        f"unknown loss {loss!r}.{nearest(loss, LOSSES)} Known: {sorted(LOSSES)}; or give a Loss or a function."
+    )

@@ -33,14 +33,21 @@ def check_env(env: gym.Env[str, str], name: object) -> None:
     own: Any = env.unwrapped
     if not hasattr(own, "__len__"):
         raise ValueError(f"env={name!r}: {type(own).__name__} has no length. {_ADVICE}")
-    if not len(own):
+    if not _tried(name, "its length", lambda: len(own)):
         return  # `check_prompts` says what to do
     for completion in COMPLETIONS:
-        prompt, info = _tried(name, "the prompt of task 0", lambda: env.reset(options={"index": 0}))
-        if not isinstance(prompt, str) or not isinstance(info, dict):
-            raise ValueError(f"env={name!r}: reset returned {prompt!r:.80} as the prompt; expected a str. {_ADVICE}")
+        begun = _tried(name, "the prompt of task 0", lambda: env.reset(options={"index": 0}))
+        if not (_is_tuple_of(2, begun) and isinstance(begun[0], str) and isinstance(begun[1], dict)):
+            raise ValueError(
+                f"env={name!r}: reset returned {begun!r:.80}; expected a prompt (str) and a dict. {_ADVICE}"
+            )
         what = f"grading the completion {completion!r} of task 0"
-        _, reward, terminated, _, _ = _tried(name, what, lambda text=completion: env.step(text))  # type: ignore[misc]
+        ended: Any = _tried(name, what, lambda text=completion: env.step(text))  # type: ignore[misc]
+        if not (_is_tuple_of(5, ended) and isinstance(ended[4], dict)):
+            raise ValueError(
+                f"env={name!r}: step returned {ended!r:.80}; expected observation, reward, terminated, truncated, info."
+            )
+        _, reward, terminated, _, _ = ended
         if not terminated:
             raise ValueError(f"env={name!r}: {what} did not end the episode; expected one step. {_ADVICE}")
         if not _is_finite(reward):
@@ -61,6 +68,10 @@ def _where(error: Exception) -> str:
     if not written:
         return ""
     return f"{Path(written[-1].filename)}:{written[-1].lineno}, in {written[-1].name}: "
+
+
+def _is_tuple_of(length: int, value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == length
 
 
 def _is_finite(reward: Any) -> bool:

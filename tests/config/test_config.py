@@ -484,7 +484,7 @@ def test_a_top_p_that_nothing_corrects_for_is_refused_in_training(make_config):
 
 
 def test_an_unknown_advantage_is_named(make_config):
-    with pytest.raises(ValueError, match=r"unknown advantage 'rlo': did you mean 'rloo'"):
+    with pytest.raises(ValueError, match=r"unknown advantage 'rlo'\. Did you mean 'rloo'"):
         make_config(advantage="rlo").validate()
 
 

@@ -312,7 +312,7 @@ CASES = {
         ["minibatch_prompts=5", "batch_prompts=4"],
     ),
     "a clip out of range": (lambda b: b.build(clip_low=1.5), ["clip_low=1.5", "in [0, 1]"]),
-    "a loss misspelt": (lambda b: b.build(loss="aspoo"), ["loss 'aspoo'", "did you mean 'aspo'?"]),
+    "a loss misspelt": (lambda b: b.build(loss="aspoo"), ["loss 'aspoo'", "Did you mean 'aspo'?"]),
     "a field misspelt": (lambda b: b.build(group_sise=4), ["'group_sise'", "Did you mean 'group_size'?"]),
     "no learning rate": (lambda b: b.build(lr=None), ["lr=None", "or a schedule [[0, lr]"]),
     "learning rates without steps": (

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections import Counter
 
 import gymnasium
@@ -19,6 +20,12 @@ def sets(tmp_path):
         "math": {"env": "aspo/Math-v0", "data": path, "weight": 2, "cache_dir": tmp_path / "cache"},
         "sums": {"env": "aspo/Arithmetic-v0", "digits": 1, "weight": 1},
     }
+
+
+@pytest.mark.parametrize("name", ["mean", "group_std", "math+code", "math@2", "a/b", "", 3])
+def test_a_set_has_a_name_that_metrics_can_have(sets, name):
+    with pytest.raises(ValueError, match=f"sets: the name {re.escape(repr(name))}: expected letters, digits and _"):
+        MixEnv({name: sets["math"]})
 
 
 def test_sets_are_interleaved_by_weight_and_every_task_is_asked(sets):

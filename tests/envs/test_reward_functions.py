@@ -98,7 +98,7 @@ def test_a_function_gives_one_reward_per_completion(make_env, function):
         env.step("x")
 
 
-@pytest.mark.parametrize("name", ["mean", "accuracy", "a/b", "a--b", "", 3])
+@pytest.mark.parametrize("name", ["mean", "group_std", "accuracy", "a/b", "a--b", "a+b", "a@2", "", 3])
 def test_a_grade_refuses_names_that_cannot_be_logged(name):
     with pytest.raises(ValueError, match=r"Grade\.rewards: .* is not the name of a reward"):
         Grade(1.0, None, None, "ok", rewards={name: 1.0})

@@ -205,7 +205,7 @@ def test_an_advantage_may_be_a_name_a_row_or_a_function():
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("maxlr", "unknown advantage 'maxlr': did you mean 'maxrl'"), (3, "unknown advantage 3"), (None, "Known:")],
+    [("maxlr", "unknown advantage 'maxlr'. Did you mean 'maxrl'"), (3, "unknown advantage 3"), (None, "Known:")],
 )
 def test_unknown_advantages_are_named(value, message):
     with pytest.raises(ValueError, match=message):

@@ -51,12 +51,35 @@ class RewardIsNaN(GoodEnv):
         return Grade(float("nan"), False, None, "wrong")
 
 
+class Bare(gym.Env):
+    """An env of one's own that is no SingleTurnTextEnv."""
+
+    observation_space = action_space = gym.spaces.Text(1000)
+
+    def __init__(self, begun=("1+1=", {}), ended=("", 1.0, True, False, {})):
+        self.begun, self.ended = begun, ended
+
+    def __len__(self):
+        return 3
+
+    def reset(self, *, seed=None, options=None):
+        return self.begun
+
+    def step(self, action):
+        return self.ended
+
+
+class LengthRaises(GoodEnv):
+    def __len__(self):
+        return len(self.rows)  # there are none
+
+
 def line_of(method, text):
     lines, first = inspect.getsourcelines(method)
     return first + next(n for n, line in enumerate(lines) if text in line)
 
 
-@pytest.mark.parametrize("make", [GoodEnv, lambda: ArithmeticEnv(digits=3)])
+@pytest.mark.parametrize("make", [GoodEnv, Bare, lambda: ArithmeticEnv(digits=3)])
 def test_a_good_env_passes(make):
     check_env(make(), "mine")
 
@@ -64,6 +87,14 @@ def test_a_good_env_passes(make):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Bare(begun="1+1="), "reset returned '1+1='; expected a prompt (str) and a dict"),
+        (lambda: Bare(begun=(["1+1="], {})), "reset returned (['1+1='], {}); expected a prompt"),
+        (lambda: Bare(ended=("", 1.0, True, {})), "step returned ('', 1.0, True, {}); expected observation, reward,"),
+        (lambda: Bare(ended=("", 1.0, False, False, {})), "did not end the episode"),
+        (
+            LengthRaises,
+            f"its length failed: {Path(__file__)}:{line_of(LengthRaises.__len__, 'rows')}, in __len__: AttributeError",
+        ),
         (lambda: gym.make("CartPole-v1"), "CartPoleEnv has no length. An env is a numbered list of tasks"),
         (
             GradeRaises,

@@ -265,8 +265,8 @@ def check_argument_names(engine_kwargs: dict[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(EngineArgs)]
     for name in engine_kwargs:
         if name not in known:
-            hint = nearest(name, known) or f"expected some of {', '.join(known)}."
-            raise ValueError(f"engine_kwargs: {name!r} is no engine argument of the installed vLLM: {hint}".rstrip())
+            hint = nearest(name, known) or f" Expected some of {', '.join(known)}."
+            raise ValueError(f"engine_kwargs: {name!r} is no engine argument of the installed vLLM.{hint}")
 
 
 def _lora_options(settings: dict[str, Any] | None) -> dict[str, Any]:
