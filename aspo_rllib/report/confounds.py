@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from aspo_rllib.losses import LOSSES, Loss
+from aspo_rllib.report import html
 from aspo_rllib.report.methods import Method, short
+from aspo_rllib.report.verdict import Comparison
 
 _OF_THE_LOSS = [field.name for field in fields(Loss) if field.name not in ("token_weight", "source")]
 
@@ -15,8 +17,9 @@ _OF_THE_LOSS = [field.name for field in fields(Loss) if field.name not in ("toke
 def confounds(method: Method, baseline: Method) -> dict[str, tuple[Any, Any]]:
     """The settings besides the one under test that two methods do not share: their values for both, by name.
 
-    A setting at None counts with the value that the loss was published with. Methods that differ in a single setting
-    are not confounded: the result is empty. If the losses differ, the loss is what is under test.
+    A setting at None counts with the value that the loss was published with. A bound that one of the losses does not
+    have belongs to the loss. Methods that differ in a single setting are not confounded: the result is empty. If the
+    losses differ, the loss is what is under test.
     """
     ours, theirs = _settings(method), _settings(baseline)
     differing = {
@@ -24,20 +27,29 @@ def confounds(method: Method, baseline: Method) -> dict[str, tuple[Any, Any]]:
         for name in sorted(ours.keys() | theirs.keys())
         if ours.get(name) != theirs.get(name)
     }
-    if ours.get("loss") != theirs.get("loss"):
-        differing.pop("loss")
-        return differing
-    return differing if len(differing) > 1 else {}
+    if ours.get("loss") == theirs.get("loss"):
+        return differing if len(differing) > 1 else {}
+    return {
+        name: values
+        for name, values in differing.items()
+        if name != "loss" and not (name in _OF_THE_LOSS and None in values)
+    }
 
 
-def sentence(method: Method, baseline: Method) -> str | None:
-    """What `confounds` found as a sentence; None if it found nothing."""
+def words(method: Method, baseline: Method) -> str:
+    """What `confounds` found: "aggregation (token, not sequence), clip_high (0.28, not 0.2)". Nothing: ""."""
     found = confounds(method, baseline)
-    if not found:
-        return None
-    parts = ", ".join(f"{name} ({short(ours)}, not {short(theirs)})" for name, (ours, theirs) in found.items())
-    also = "also " if method.settings.get("loss") != baseline.settings.get("loss") else ""
-    return f"Confounded: {method.label} {also}differs from {baseline.label} in {parts}."
+    return ", ".join(f"{name} ({short(ours)}, not {short(theirs)})" for name, (ours, theirs) in found.items())
+
+
+def section(comparisons: Sequence[Comparison]) -> list[str]:
+    """The table of comparisons that are about more than one setting; empty if there are none."""
+    rows = [[c.method.label, text] for c in comparisons if (text := words(c.method, c.baseline))]
+    if not rows:
+        return []
+    baseline = comparisons[0].baseline.label
+    text = f"Confounded: these methods differ from {baseline} in more than what is compared, and any of it may matter."
+    return [html.paragraph(text), html.table(("method", "it differs in"), rows, f"Other differences to {baseline}")]
 
 
 def _settings(method: Method) -> Mapping[str, Any]:

@@ -149,14 +149,15 @@ def _planned(results: Sequence[PlannedResult]) -> list[str]:
 
 def _verdict(experiment: Experiment, comparisons: Sequence[Comparison], decimals: int) -> str:
     tested = sum(c.p is not None for c in comparisons)
-    ordered = sorted(comparisons, key=lambda c: -c.mean if c.pairs else np.inf)
+    # Without a single test the headline says it all.
+    ordered = sorted(comparisons, key=lambda c: -c.mean if c.pairs else np.inf) if tested else []
     sentences = [sentence(c, experiment.metric, num_comparisons=tested, decimals=decimals) for c in ordered]
     return html.verdict(headline(comparisons, experiment.metric), sentences, _remarks(experiment, comparisons))
 
 
 def _remarks(experiment: Experiment, comparisons: Sequence[Comparison]) -> list[str]:
     """Remarks that are needed to interpret the verdict."""
-    remarks = [text for c in comparisons if (text := confounds.sentence(c.method, c.baseline))]
+    remarks = []
     if experiment.planned:
         remarks.append("These comparisons were not planned, or not in this form: read them as questions for new runs.")
     if any(c.interval for c in comparisons):
@@ -198,7 +199,8 @@ def _results(experiment: Experiment, comparisons: Sequence[Comparison], decimals
             " Its bootstrap interval is too narrow for few pairs: of normal draws it holds the true mean"
             f" {covered} pairs, instead of 95%."
         )
-    return [html.paragraph(text), html.table(columns, rows, f"Final {experiment.metric}", numbers=columns[1:])]
+    parts = [html.paragraph(text), html.table(columns, rows, f"Final {experiment.metric}", numbers=columns[1:])]
+    return parts + confounds.section(comparisons)
 
 
 def _difference_cells(comparison: Comparison | None, decimals: int) -> list[str]:

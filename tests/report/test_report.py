@@ -536,14 +536,21 @@ def test_methods_that_differ_in_more_than_their_loss_are_confounded(write_trial,
     write_trial("dapo", 0, [0.5])
     write_trial("grpo", 0, [0.5], params={"clip_high": 0.4, "seq": 5})
     methods = {m.label: m for m in group_methods(read_trials(experiment))}
-    assert confounds.sentence(methods["aspo"], methods["grpo"]) is None
-    assert confounds.sentence(methods["dapo"], methods["grpo"]) == (
-        "Confounded: dapo also differs from grpo in aggregation (token, not sequence), clip_high (0.28, not 0.2),"
-        " kl_coef (0, not 0.001), weight_cap (10, not 3)."
+    assert confounds.words(methods["aspo"], methods["grpo"]) == ""
+    assert confounds.words(methods["dapo"], methods["grpo"]) == (
+        "aggregation (token, not sequence), clip_high (0.28, not 0.2), kl_coef (0, not 0.001), weight_cap (10, not 3)"
     )
-    assert confounds.sentence(methods["grpo clip_high=0.4 seq=5"], methods["grpo"]) == (
-        "Confounded: grpo clip_high=0.4 seq=5 differs from grpo in clip_high (0.4, not 0.2), seq (5, not None)."
+    assert confounds.words(methods["grpo clip_high=0.4 seq=5"], methods["grpo"]) == (
+        "clip_high (0.4, not 0.2), seq (5, not None)"
     )
+    # A loss without bounds has none that could differ.
+    write_trial("sapo", 0, [0.5])
+    methods = {m.label: m for m in group_methods(read_trials(experiment))}
+    assert confounds.words(methods["sapo"], methods["grpo"]) == "kl_coef (0, not 0.001)"
+    words = " ".join(Words(write_report(experiment).read_text(encoding="utf-8")).text.split())
+    assert "Confounded: these methods differ from grpo in more than what is compared" in words
+    assert "sapo kl_coef (0, not 0.001)" in words
+    assert words.count("One seed: nothing can be said about differences.") == 1
 
 
 # ---- the page ------------------------------------------------------------------------------------------------
