@@ -4,6 +4,7 @@
     python tuned_examples/aspo_vs_grpo.py --smoke              # 2 x 2, a few iterations, as a test
     python tuned_examples/aspo_vs_grpo.py --methods all --smoke --seeds 1  # every loss of the package, as a test
     python tuned_examples/aspo_vs_grpo.py --lr 2e-5 5e-5 1e-4  # each method with each of these
+    python tuned_examples/aspo_vs_grpo.py --set max_staleness=0 --set num_epochs=4  # other settings for all methods
     python tuned_examples/aspo_vs_grpo.py --scheduler asha     # stop trials that fall behind
     python tuned_examples/aspo_vs_grpo.py --scheduler pbt --methods aspo  # learning rates that change during training
 
@@ -38,16 +39,27 @@ METHODS = {
     "no_is": {"loss": "no_is"},
     "dapo": {"loss": "dapo"},  # only its loss; its dynamic sampling would draw other prompts
 }
-FIELDS = ("loss", *ENTROPY_CLIPS, "lr", "seed")
+VARIANTS = {  # chosen by name only
+    "no_is-clips": {"loss": "no_is"} | ENTROPY_CLIPS,
+    "aspo-uncapped": {"loss": "aspo", "weight_cap": 1e6} | ENTROPY_CLIPS,
+}
+METHOD_FIELDS = ("loss", *ENTROPY_CLIPS, "weight_cap")
+FIELDS = (*METHOD_FIELDS, "lr", "seed")
 SECONDS_PER_ITERATION = 4.0  # measured on two CPU cores, including start and evaluations
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument(
-    "--methods", nargs="+", help=f"these, a name in aspo_rllib.LOSSES, or all; default: {', '.join(METHODS)}"
+    "--methods",
+    nargs="+",
+    help=f"these, {', '.join(VARIANTS)}, a name in aspo_rllib.LOSSES, or all; default: {', '.join(METHODS)}",
 )
 parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
 parser.add_argument("--lr", nargs="+", type=float, default=[5e-5], help="learning rates, each with every method")
 parser.add_argument("--iterations", type=int, default=40)
+parser.add_argument(
+    "--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of every trial (docs/config.md)"
+)
+parser.add_argument("--cpus", type=int, help="CPUs that Ray counts with, two per trial; default: those of the machine")
 parser.add_argument("--engine", choices=["vllm", "transformers"], default="vllm", help="engine that generates")
 parser.add_argument("--results", type=Path, default=Path("results"))
 parser.add_argument("--name", default="aspo_vs_grpo", help="the experiment's folder in --results")
@@ -57,8 +69,11 @@ parser.add_argument("--grace-s", type=float, default=120.0, help="seconds after 
 parser.add_argument("--smoke", action="store_true", help="2 methods unless named, at most 2 seeds, 2 iterations")
 
 
-def make_config(iterations: int, engine: str) -> aspo_rllib.ASPOConfig:
-    return (
+def make_config(iterations: int, engine: str, settings: list[str]) -> aspo_rllib.ASPOConfig:
+    """The config that all trials share. settings: texts `field=value` in place of the ones here."""
+    from aspo_rllib.config.assign import assign
+
+    config = (
         aspo_rllib.ASPOConfig()
         .environment("aspo/Arithmetic-v0", env_config={"operation": "+", "digits": 3, "split": "train"})
         .llm(model=aspo_rllib.TINY_MODEL, max_prompt_tokens=32, engine=engine)
@@ -71,6 +86,11 @@ def make_config(iterations: int, engine: str) -> aspo_rllib.ASPOConfig:
             evaluation_config={"env_config": {"split": "test"}},
         )
     )
+    try:
+        assign(config, settings)
+    except ValueError as error:
+        raise SystemExit(f"--set {error}") from None
+    return config
 
 
 def schedulers(iterations: int) -> dict:
@@ -91,7 +111,7 @@ def schedulers(iterations: int) -> dict:
 
 def chosen_methods(args: argparse.Namespace) -> dict[str, dict]:
     """The settings of each chosen method by its name."""
-    known = {name: {"loss": name} for name in aspo_rllib.LOSSES} | METHODS
+    known = {name: {"loss": name} for name in aspo_rllib.LOSSES} | METHODS | VARIANTS
     names = args.methods or list(METHODS)[: 2 if args.smoke else None]
     if unknown := set(names) - known.keys() - {"all"}:
         raise SystemExit(f"--methods {min(unknown)}: expected all, or some of {', '.join(known)}")
@@ -101,6 +121,8 @@ def chosen_methods(args: argparse.Namespace) -> dict[str, dict]:
 def planned_trials(args: argparse.Namespace) -> list[dict]:
     """The values of FIELDS of each trial. Trials with the same seed stand together."""
     methods = chosen_methods(args)
+    if varied := {text.partition("=")[0] for text in args.set} & set(FIELDS):
+        raise SystemExit(f"--set {min(varied)}: it differs between the trials; use --methods, --lr or --seeds.")
     if args.scheduler == "pbt" and len(methods) > 1:
         raise SystemExit(
             "--scheduler pbt copies a good trial's whole config to a bad one, with its method: choose one in --methods."
@@ -115,7 +137,8 @@ def planned_trials(args: argparse.Namespace) -> list[dict]:
 def trial_name(trial: Trial) -> str:
     """The method, the seed and the learning rate of a trial."""
     config = trial.config
-    method = config["loss"] + ("-clips" if config["loss"] == "grpo" and config["clip_low_high_entropy"] else "")
+    settings = {name: config[name] for name in METHOD_FIELDS if config[name] is not None}
+    method = next((name for name, fields in (METHODS | VARIANTS).items() if fields == settings), config["loss"])
     return f"{method}_seed{config['seed']}_lr{config['lr']:g}"
 
 
@@ -147,7 +170,7 @@ def begun(args: argparse.Namespace, num_trials: int) -> StoredRun | None:
 
     folder = (args.results / args.name).resolve()
     stored = StoredRun.read(str(folder)) if args.resume else None
-    may_change = {"resume", "grace_s", "results"}
+    may_change = {"resume", "grace_s", "results", "cpus"}
     # Tune creates trials when there is room for them, those that are still missing with the first number of iterations.
     if stored and len(stored.trials) == num_trials and args.scheduler == "none":
         may_change.add("iterations")
@@ -166,7 +189,7 @@ def make_tuner(args: argparse.Namespace) -> tune.Tuner:
     trials = planned_trials(args)
     if stored := begun(args, len(trials)):
         return stored.tuner(args.iterations, make_run_config(args))
-    param_space = make_config(args.iterations, args.engine).to_dict()
+    param_space = make_config(args.iterations, args.engine, args.set).to_dict()
     param_space |= {name: tune.choice(list({trial[name]: None for trial in trials})) for name in FIELDS}
     cpus = 2  # one for the driver, which contains the learner, and one for the runner
     at_once = max(1, int(ray.cluster_resources()["CPU"] // cpus))
@@ -198,7 +221,7 @@ def main(args: argparse.Namespace) -> None:
 
     if args.smoke:
         args.iterations, args.seeds = 2, min(args.seeds, 2)
-    connect(include_dashboard=False)
+    connect(include_dashboard=False, **({"num_cpus": args.cpus} if args.cpus else {}))
     tuner = make_tuner(args)
     with preemption.stoppable(args.grace_s) as stop:
         results = tuner.fit()

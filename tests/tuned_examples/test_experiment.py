@@ -1,9 +1,11 @@
 """The comparison of methods: runs, reports, and goes on where it stopped."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +25,21 @@ def compare(results: Path, *arguments: str, succeeds: bool = True) -> str:
 def trials(results: Path) -> list[list[dict]]:
     files = sorted(results.glob("aspo_vs_grpo/*/result.json"))
     return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+
+
+def test_settings_of_all_trials_and_names_of_methods():
+    script = runpy.run_path(str(ROOT / "tuned_examples" / "aspo_vs_grpo.py"))
+    parse = script["parser"].parse_args
+    args = parse(["--methods", "aspo", "no_is-clips", "aspo-uncapped", "--seeds", "1", "--set", "max_staleness=0"])
+    trials = [SimpleNamespace(config=trial) for trial in script["planned_trials"](args)]
+    assert list(map(script["trial_name"], trials)) == [
+        *("aspo_seed0_lr5e-05", "no_is-clips_seed0_lr5e-05", "aspo-uncapped_seed0_lr5e-05")
+    ]
+    assert script["make_config"](2, "transformers", args.set).max_staleness == 0
+    with pytest.raises(SystemExit, match="--set 'max_stale=0': the config has no field 'max_stale'"):
+        script["make_config"](2, "transformers", ["max_stale=0"])
+    with pytest.raises(SystemExit, match="--set lr: it differs between the trials; use --methods, --lr or --seeds"):
+        script["planned_trials"](parse(["--set", "lr=1"]))
 
 
 @pytest.mark.slow
