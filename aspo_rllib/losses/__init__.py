@@ -1,8 +1,10 @@
-"""The loss family. Every method has the gradient `token_weight(r, A) * A * grad log pi`, so a method is one
-small function from `TokenInputs` to a weight `[B, T]`, plus one row of `LOSSES` with its published settings.
+"""The loss family.
 
-To add a loss: write the function, add the row, add golden rows to `tests/test_losses.py`.
-Shapes: B completions, T completion tokens, right-padded. r = pi_theta / pi_old of a token, A its advantage.
+Every method has the gradient `token_weight(r, A) * A * grad log pi`, where r = pi_theta / pi_old is the ratio of a
+token and A is its advantage. A method is therefore one small function from `TokenInputs` to a weight `[B, T]`, and one
+row of `LOSSES` with its published settings. B is the number of completions and T that of their tokens, right-padded.
+
+To add a loss, write the function, add the row, and add golden rows to `tests/test_losses.py`.
 """
 
 from aspo_rllib.losses.aggregation import AGGREGATIONS, aggregation_coefficients

@@ -1,4 +1,4 @@
-"""How the tokens' losses become one number: each token's share."""
+"""How the losses of the tokens become one number: the share of each token."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ AGGREGATIONS = ("token", "sequence", "sum", "constant")
 
 
 def check_aggregation(aggregation: str) -> None:
-    """Raise ValueError naming an unknown aggregation."""
+    """Raise ValueError if the aggregation is unknown."""
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"unknown aggregation {aggregation!r}: give one of {AGGREGATIONS}")
 
@@ -22,10 +22,15 @@ def aggregation_coefficients(
 ) -> Tensor:
     """Each token's share of the loss, `[B, T]` float64; 0 on padding and for empty completions.
 
-    The counts are those of the whole optimizer step, over all micro-batches and ranks, so that the sum of the
-    shares does not depend on how the step's batch is cut. "token": 1 / num_loss_tokens (DAPO). "sequence":
-    the mean over sequences of token means, 1 / (num_sequences * |y_i|) (GRPO). "sum": the mean over sequences of
-    token sums, 1 / num_sequences (LUSPO). "constant": 1 / (num_sequences * max_completion_tokens) (Dr. GRPO).
+    The counts are those of the whole optimizer step, over all micro-batches and ranks. So the sum of the shares does
+    not depend on how the batch of the step is divided.
+
+    aggregation:
+        "token": 1 / num_loss_tokens (DAPO).
+        "sequence": 1 / (num_sequences * tokens of the completion), the mean over completions of token means (GRPO).
+        "sum": 1 / num_sequences, the mean over completions of token sums (LUSPO).
+        "constant": 1 / (num_sequences * max_completion_tokens) (Dr. GRPO).
+
     Raises ValueError on another `aggregation`.
     """
     check_aggregation(aggregation)

@@ -1,4 +1,4 @@
-"""The table of losses: each method's token weight with the settings that it was published with, and their source."""
+"""The table of losses: the token weight of each method, the settings that it was published with, and their source."""
 
 import math
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from aspo_rllib.names import nearest
 
 @dataclass(frozen=True)
 class Loss:
-    """A method: its token weight and its published settings, which config fields left at None take over.
+    """A method: its token weight and its published settings. A config field at None has the value that stands here.
 
-    clip_low, clip_high, weight_cap: None for a loss that has no such bound; setting one for it is then an error.
-        An infinite `weight_cap` is one that the method does not use but may be given.
-    advantage: the name in `learner.advantages.ADVANTAGES` that the method takes its advantages by.
-    old_logprobs: "learner" or "sampler": the policy to which the method takes its ratio.
-    source: the paper, and the code that the settings were read from. Where no code is named they are the paper's.
+    clip_low, clip_high, weight_cap: None means that the loss has no such bound; a config that sets it is an error. An
+        infinite `weight_cap` means that the method does not use the cap, but a config may set it.
+    advantage: the method of the advantages, a name in `learner.advantages.ADVANTAGES`.
+    old_logprobs: "learner" or "sampler": the policy in the denominator of the ratio.
+    source: the paper, and the code from which the settings were read. If it names no code, they are the paper's.
 
     Raises ValueError on an unknown `aggregation`.
     """
@@ -82,7 +82,7 @@ LOSSES: dict[str, Loss] = {
         kl_coef=0.0,
         source="arXiv 2507.20673; code of callsys/GMPO",
     ),
-    "cispo": Loss(  # M1 publishes no number: r is capped at 5, and 1 - clip_low = 0 is no bound below
+    "cispo": Loss(  # M1 publishes no numbers. These cap r at 5; the lower edge 0 has no effect
         soft.cispo,
         clip_low=1.0,
         clip_high=4.0,
@@ -189,11 +189,11 @@ LOSSES: dict[str, Loss] = {
 
 
 def resolve_loss(loss: str | Loss | Callable[[TokenInputs], Tensor]) -> Loss:
-    """The `Loss` meant by a name, a `Loss`, or a token-weight function.
+    """The `Loss` for a name, a `Loss`, or a token-weight function.
 
-    A function gets the settings of grpo, so that a comparison with grpo or aspo differs in the weight alone.
+    A function gets the settings of grpo. It then differs from grpo and aspo only in the token weight.
 
-    Raises ValueError naming the value and the nearest known name.
+    Raises ValueError for an unknown name.
     """
     if isinstance(loss, Loss):
         return loss

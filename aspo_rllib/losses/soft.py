@@ -1,4 +1,4 @@
-"""Token weights without hard masks: a token beyond a bound is held there, or decays, and keeps a gradient."""
+"""Token weights without hard masks: beyond a bound the weight is limited or decays, and the token keeps a gradient."""
 
 import torch
 from torch import Tensor
@@ -7,19 +7,24 @@ from aspo_rllib.losses.inputs import TokenInputs
 
 
 def cispo(x: TokenInputs) -> Tensor:
-    """CISPO, MiniMax-M1, arXiv 2506.13585 eq. 4-5: w = r clamped to the clip range; no token is ever masked."""
+    """CISPO of MiniMax-M1, arXiv 2506.13585 eq. 4-5: w = r, clamped to the clip range. No token is masked."""
     return x.ratio.clamp(min=x.lower, max=x.upper)
 
 
 def gppo(x: TokenInputs) -> Tensor:
-    """GPPO, Klear-Reasoner, arXiv 2508.07629: a clipped token weighs the clip edge instead of nothing. The
-    official code keeps PPO's hard dual clip: negatives above c have no gradient."""
+    """GPPO of Klear-Reasoner, arXiv 2508.07629: the weight of a clipped token is the edge of the clip range, not 0.
+
+    As in the official code, PPO's hard dual clip remains: tokens with A < 0 and r > c have no gradient.
+    """
     return _clip_edges(x, low=1.0, high=1.0)
 
 
 def ce_gppo(x: TokenInputs, *, beta_low: float = 0.75, beta_high: float = 1.0) -> Tensor:
-    """CE-GPPO, arXiv 2509.20712: as GPPO, but the edges are scaled: beta_low for negatives below the clip range,
-    beta_high for positives above it. The values are those of the official 7B script; that for 1.5B has 0.5."""
+    """CE-GPPO, arXiv 2509.20712: GPPO with scaled edges.
+
+    beta_low is the factor for A < 0 below the clip range, and beta_high that for A > 0 above it. The default values are
+    those of the official 7B script. The script for 1.5B has beta_low = 0.5.
+    """
     return _clip_edges(x, low=beta_low, high=beta_high)
 
 
@@ -30,19 +35,22 @@ def _clip_edges(x: TokenInputs, *, low: float, high: float) -> Tensor:
 
 
 def topr_token(x: TokenInputs) -> Tensor:
-    """TOPR with the ratio of the token in place of the completion's: negatives weigh clip(r, 0, 1)."""
+    """TOPR with the ratio of the token instead of the completion: w = clip(r, 0, 1) for A < 0."""
     return torch.where(x.positive, 1.0, x.ratio.clamp(max=1.0))
 
 
 def sapo(x: TokenInputs, *, tau_positive: float = 1.0, tau_negative: float = 1.05) -> Tensor:
-    """SAPO, arXiv 2511.20347: a soft gate instead of a clip, w = 4 r s (1 - s), s = sigmoid(tau (r - 1))."""
+    """SAPO, arXiv 2511.20347: a soft gate instead of a clip, w = 4 r s (1 - s) with s = sigmoid(tau (r - 1))."""
     z = torch.where(x.positive, tau_positive * (x.ratio - 1), tau_negative * (x.ratio - 1))
     return 4 * x.ratio * torch.sigmoid(z) * torch.sigmoid(-z)  # sigmoid(-z) is 1 - s without cancellation
 
 
 def dgpo(x: TokenInputs, *, n: float = 1.0, m: float = 2.0) -> Tensor:
-    """DGPO, arXiv 2603.14389: beyond the clip range the weight decays instead of ending there. Negatives below
-    lower = 1 - clip_low weigh r (r / lower)**n, positives above upper = 1 + clip_high weigh r (upper / r)**(1/m)."""
+    """DGPO, arXiv 2603.14389: beyond the clip range the weight decays and does not drop to 0.
+
+    For A < 0 and r below lower = 1 - clip_low, w = r (r / lower)**n. For A > 0 and r above upper = 1 + clip_high,
+    w = r (upper / r)**(1/m).
+    """
     above = torch.where(x.ratio > x.upper, x.ratio ** (1 - 1 / m) * x.upper ** (1 / m), x.ratio)
     below = torch.where(x.ratio < x.lower, x.ratio * (x.ratio / x.lower) ** n, x.ratio)
     return torch.where(x.positive, above, below)
@@ -58,9 +66,12 @@ def maspo(
     beta_negative: float = 0.03,
     advantage_limits: tuple[float, float] = (0.1, 10.0),
 ) -> Tensor:
-    """MASPO, arXiv 2602.17550: w = r exp(-(r - 1)**2 / (2 s**2)) where the step has gone outward (positives above 1,
-    negatives below 1), w = r elsewhere. The width s = sigma / pi_old**alpha, at most `sigma_limit`, is larger for
-    rare tokens; it grows with A for positives and shrinks with |A| for negatives, within `advantage_limits`."""
+    """MASPO, arXiv 2602.17550: w = r exp(-(r - 1)**2 / (2 s**2)) for r > 1 with A > 0 and r < 1 with A < 0, else w = r.
+
+    The width s is sigma / pi_old**alpha, limited to [sigma, sigma_limit], times a factor that depends on A. Rare tokens
+    have a larger width. The factor grows with A for A > 0, falls with |A| for A < 0, and is limited to
+    `advantage_limits`.
+    """
     width = (sigma * (-alpha * x.old_logprobs).exp()).clamp(sigma, sigma_limit)
     of_positives = (1 + beta_positive * x.advantages).clamp(*advantage_limits)
     of_negatives = (1 / (1 - beta_negative * x.advantages)).clamp(*advantage_limits)

@@ -1,4 +1,4 @@
-"""From a token weight to a loss that can be differentiated."""
+"""Makes a differentiable loss of a token weight."""
 
 import math
 from collections.abc import Callable
@@ -11,9 +11,12 @@ from aspo_rllib.losses.inputs import TokenInputs, zero_padding
 
 
 class PolicyLoss(NamedTuple):
-    """`loss` is a differentiable scalar; `token_weight` (0 on padding), `ratio` (1) and `held`: detached `[B, T]`.
+    """The loss and its parts. All but `loss` are `[B, T]` and detached.
 
-    held: True where the weight is not 0 and lies on a bound: on the cap, or on an edge of the clip range.
+    loss: a differentiable scalar.
+    token_weight: 0 on padding.
+    ratio: 1 on padding.
+    held: True where the weight is not 0 and equals a bound: the cap, or an edge of the clip range.
     """
 
     loss: Tensor
@@ -36,10 +39,14 @@ def policy_loss(
 ) -> PolicyLoss:
     """The surrogate sum(coefficients * -A * w), whose gradient is sum(coefficients * -A * w * grad logprobs).
 
-    `advantages` is `[B]` or `[B, T]`, the rest `[B, T]` (bounds may be floats, or None for a loss without them);
-    `loss` is a token weight. Computed in fp32, or float64 if given it. Padding may hold anything. A non-finite value
-    of an unmasked token makes the loss NaN: the learner skips such steps. Raises ValueError on shapes that do not
-    match.
+    The computation is in float32, or in float64 for float64 inputs. Padding may contain anything. A value that is not
+    finite at an unmasked token makes the loss NaN, and the learner then skips the step.
+
+    advantages: `[B]` or `[B, T]`; all other tensors are `[B, T]`.
+    loss: a token weight.
+    clip_low, clip_high, weight_cap: None for a loss that has no such bound.
+
+    Raises ValueError on shapes that do not match.
     """
     if advantages.shape == logprobs.shape[:1]:
         advantages = advantages.unsqueeze(-1).expand(logprobs.shape)
@@ -64,10 +71,10 @@ def policy_loss(
             weight_cap=math.inf if weight_cap is None else weight_cap,
         )
         token_weight = torch.where(mask & (inputs.advantages != 0), loss(inputs), 0.0).to(logprobs)
-        # Comparisons turn NaN into False, so a weight function may hide a broken token behind a weight of 0.
+        # A comparison with NaN is False, so that a weight function may return 0 for a token whose ratio is NaN.
         token_weight = torch.where(inputs.log_ratio.isfinite(), token_weight, torch.nan)
-        scale = 0.0 - inputs.advantages * token_weight  # unary minus would make -0.0 of every masked token
+        scale = 0.0 - inputs.advantages * token_weight  # a unary minus would give -0.0 for every masked token
         held = (token_weight == inputs.weight_cap) | (token_weight == inputs.lower) | (token_weight == inputs.upper)
-    carrier = (logprobs - logprobs.detach()).exp()  # value 1, gradient that of logprobs
+    carrier = (logprobs - logprobs.detach()).exp()  # its value is 1 and its gradient is that of logprobs
     loss_value = (coefficients.to(logprobs) * scale * carrier).sum()
     return PolicyLoss(loss_value, token_weight, inputs.ratio, held & (token_weight != 0))

@@ -1,4 +1,4 @@
-"""Tries an own token weight on a small example, so that a mistake is found before a run starts."""
+"""Tests a user's token weight on a small example, to find a mistake before a run starts."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torch import Tensor
 from aspo_rllib.losses.inputs import TokenInputs
 from aspo_rllib.losses.rows import Loss
 
-# Two completions, of four tokens and of three: each token's ratio, and the completions' advantages.
+# Two completions, of four and of three tokens: the ratios of the tokens, and the advantages of the completions.
 _RATIOS = ((0.25, 0.9, 1.0, 4.0), (4.0, 1.0, 0.25, 1.0))
 _ADVANTAGES = (1.0, -1.0)
 _LENGTHS = (4, 3)
@@ -35,7 +35,7 @@ def example(loss: Loss) -> TokenInputs:
 
 
 def check_token_weight(loss: Loss) -> None:
-    """Raise ValueError with the function's name if its weights are not `[B, T]`, or not finite on unmasked tokens."""
+    """Raise ValueError with the function's name if its weights are not `[B, T]`, or not finite at unmasked tokens."""
     name, inputs = _name(loss.token_weight), example(loss)
     with torch.no_grad():
         try:
@@ -58,7 +58,7 @@ def check_token_weight(loss: Loss) -> None:
 
 
 def _name(function: Callable[[TokenInputs], Tensor]) -> str:
-    """The function's name with the file and line of its definition, where it has them."""
+    """The function's name, with the file and line of its definition if they are known."""
     code = getattr(function, "__code__", None)
     name = getattr(function, "__qualname__", repr(function))
     return f"{name} ({code.co_filename}:{code.co_firstlineno})" if code else name
