@@ -1,7 +1,7 @@
-"""From rewards to advantages: a family of functions of one group, as the losses are, and a table with their sources.
+"""From rewards to advantages: a family of functions of one group, and a table with their sources.
 
-G is the number of completions of one prompt (`group_size`), C the number of named rewards. numpy only; this runs on
-the driver. To add one: write a function of a group's rewards `[G]` and a row of `ADVANTAGES`.
+G is the number of completions of one prompt (`group_size`), and C the number of named rewards. The module runs on the
+driver and uses only numpy. To add a method, write a function of a group's rewards `[G]` and a row of `ADVANTAGES`.
 """
 
 from __future__ import annotations
@@ -23,30 +23,33 @@ STD_EPSILON = 1e-6
 
 
 def centred(rewards: Array) -> Array:
-    """R - mean, exactly 0 for equal rewards; the bare reward in a group of one, which has nothing to compare with."""
+    """R - mean, exactly 0 for equal rewards. In a group of one it is the reward itself."""
     if len(rewards) == 1:
         return rewards
     if (rewards == rewards[0]).all():
-        # The mean of equal numbers may be off by one ulp, which 1 / (std + 1e-6) would magnify.
+        # The mean of equal numbers can have a rounding error, which the division by std + 1e-6 would magnify.
         return np.zeros_like(rewards)
     return np.asarray(rewards - rewards.mean())
 
 
 def grpo(rewards: Array) -> Array:
-    """(R - mean) / (std + 1e-6) with the unbiased std, which counts as 1 in a group of one."""
+    """(R - mean) / (std + 1e-6) with the unbiased std. In a group of one the std counts as 1."""
     std = rewards.std(ddof=1) if len(rewards) > 1 else 1.0
     return centred(rewards) / (std + STD_EPSILON)
 
 
 def rloo(rewards: Array) -> Array:
-    """R minus the mean of the others, which is G / (G - 1) times R - mean."""
+    """R minus the mean of the other rewards, which is G / (G - 1) times R - mean."""
     size = len(rewards)
     return centred(rewards) * (size / (size - 1)) if size > 1 else rewards
 
 
 def maxrl(rewards: Array) -> Array:
-    """(R - mean) / (mean + 1e-6): with rewards of 0 and 1 a prompt counts by 1 / its pass rate, as in maximum
-    likelihood. Raises ValueError on negative rewards, with which the mean says nothing about the pass rate."""
+    """(R - mean) / (mean + 1e-6).
+
+    With rewards of 0 and 1, a prompt is weighted by 1 / its pass rate, as in maximum likelihood. Raises ValueError on
+    negative rewards, because the mean is then no pass rate.
+    """
     if (rewards < 0).any():
         raise ValueError(
             f"advantage 'maxrl' divides by the group's mean reward: expected rewards >= 0, got {rewards.min():g}; "
@@ -56,9 +59,12 @@ def maxrl(rewards: Array) -> Array:
 
 
 def pass_at_k(rewards: Array, *, k: int = 4) -> Array:
-    """What a completion adds to the best of k: k times the mean, over the other completions' subsets of k - 1, of
-    max(R, best of the subset) - best of the subset. An unbiased estimate for the gradient of the expected best of k,
-    which is pass@k with rewards of 0 and 1. Never negative. Needs k >= 2; smaller groups count as k = G."""
+    """What a completion adds to the best of k completions.
+
+    It is k times the mean of (max(R, best of S) - best of S) over all subsets S of k - 1 other completions. It gives an
+    unbiased estimate of the gradient of the expected best reward of k, which is pass@k if rewards are 0 and 1. It is
+    never negative. k must be at least 2; in groups with fewer than k completions, k is G.
+    """
     if k < 2:
         raise ValueError(f"pass_at_k: expected k >= 2, got {k}")
     size = len(rewards)
@@ -67,7 +73,7 @@ def pass_at_k(rewards: Array, *, k: int = 4) -> Array:
     k = min(k, size)
     order = np.argsort(rewards, kind="stable")
     ascending = rewards[order]
-    # The j-th lowest is the best of C(j, k - 2) subsets of k - 1, and what is better stands above it by the difference.
+    # The j-th lowest reward is the best of C(j, k - 2) subsets of k - 1. A better reward adds the difference to it.
     subsets = np.array([math.comb(j, k - 2) for j in range(size)], dtype=np.float64)
     above = np.tril(ascending[:, None] - ascending) @ subsets
     advantages = np.empty(size)
@@ -79,8 +85,10 @@ def pass_at_k(rewards: Array, *, k: int = 4) -> Array:
 
 
 def whiten_tokens(advantages: Sequence[Array], num_tokens: Sequence[Array]) -> list[Array]:
-    """Zero mean and unit variance over all tokens of the batch: a completion counts by its length. The variance is
-    the unbiased one over tokens, plus 1e-8, as in verl's `masked_whiten`."""
+    """Normalize to zero mean and unit variance over all tokens of the batch, so that a completion counts by its length.
+
+    The variance is the unbiased one over tokens, plus 1e-8, as in verl's `masked_whiten`.
+    """
     values, weights = np.concatenate(advantages), np.concatenate(num_tokens).astype(np.float64)
     count = weights.sum()
     if count < 2 or (values == values[0]).all():
@@ -106,10 +114,11 @@ class Advantage:
     """A method.
 
     of_group: from the rewards `[G]` of one group to its advantages `[G]`.
-    of_batch: what is done with all groups' advantages then, given the completions' lengths; None: nothing.
-    by_component: `of_group` is applied to each named reward by itself, and the weighted results are added. Otherwise it
-        is applied to the weighted sum of the rewards.
-    source: the paper, and the code it was compared with.
+    of_batch: a second step, from the advantages of all groups and the lengths of their completions to new advantages.
+        None: there is no second step.
+    by_component: True: `of_group` is applied to each named reward separately, and the weighted results are added.
+        False: it is applied to the weighted sum of the rewards.
+    source: the paper, and the code with which the method was compared.
     """
 
     of_group: Callable[[Array], Array]
@@ -132,9 +141,9 @@ ADVANTAGES: dict[str, Advantage] = {
 
 
 def resolve_advantage(advantage: str | Advantage | Callable[[Array], Array]) -> Advantage:
-    """The `Advantage` meant by a name, an `Advantage`, or a function of a group's rewards.
+    """The `Advantage` for a name, an `Advantage`, or a function of a group's rewards.
 
-    Raises ValueError naming the value and the nearest known name.
+    Raises ValueError for an unknown name.
     """
     if isinstance(advantage, Advantage):
         return advantage
@@ -153,9 +162,10 @@ def group_advantages(
 ) -> Array:
     """The advantages `[G]` of one group, before `of_batch`.
 
-    rewards: `[G]`, or `[G, C]` with `weights` `[C]`, in which NaN stands where a component does not apply: with
-    `by_component` it then has no advantage. penalties: `[G]` or a number, added to the weighted sum; with
-    `by_component` they are a component of their own.
+    rewards: `[G]`, or `[G, C]` with `weights` `[C]`. In `[G, C]`, NaN means that a component does not apply to a
+        completion. It then counts as 0, or, with `by_component`, the component's advantage is 0.
+    penalties: `[G]` or a number, added to the weighted sum. With `by_component` they are a component of their own.
+
     Raises ValueError on another shape, or on a reward that is not finite.
     """
     columns = np.asarray(rewards, dtype=np.float64)
@@ -176,23 +186,23 @@ def group_advantages(
 def batch_advantages(
     advantage: Advantage, groups: Sequence[Array], num_tokens: Sequence[ArrayLike]
 ) -> list[NDArray[np.float32]]:
-    """The advantages of a batch, one float32 array per group: `groups` are those of `group_advantages`."""
+    """The advantages of a batch, one float32 array per group. `groups` has the results of `group_advantages`."""
     if advantage.of_batch is not None and groups:
         groups = advantage.of_batch(groups, [np.asarray(n) for n in num_tokens])
     return [np.asarray(g, dtype=np.float32) for g in groups]
 
 
 def _of_component(advantage: Advantage, rewards: Array) -> Array:
-    """The advantages by one component, among the completions that it applies to; 0 for the others."""
+    """The advantages of one component over the completions to which it applies; 0 for the other completions."""
     applies = ~np.isnan(rewards)
     found = np.zeros(len(rewards))
-    if applies.sum() > 1 or len(rewards) == 1:  # one of many has nothing to be compared with
+    if applies.sum() > 1 or len(rewards) == 1:  # a single completion cannot be compared with others
         found[applies] = _checked(advantage, rewards[applies])
     return found
 
 
 def _checked(advantage: Advantage, rewards: Array) -> Array:
-    """What the function gives, which may be the user's own."""
+    """The result of the advantage function, checked because the function may be the user's own."""
     values = np.asarray(advantage.of_group(rewards), dtype=np.float64)
     if values.shape != rewards.shape or not np.isfinite(values).all():
         raise ValueError(

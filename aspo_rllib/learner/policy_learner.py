@@ -1,4 +1,7 @@
-"""A learner's policy under RLlib: made, placed or sharded, handed out, saved. How it learns: `learner`."""
+"""A learner's policy under RLlib: makes it, places or shards it, gives out its weights, and saves it.
+
+The update of the policy is in `learner`.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ class PolicyLearner(TorchLearner):
 
     def _build(self) -> None:
         if self.config.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads this at its first use
             torch.use_deterministic_algorithms(True)
         super().build()
         self.num_optimizer_steps = 0
@@ -75,7 +78,7 @@ class PolicyLearner(TorchLearner):
             return AdapterReference(self.policy)
         initial = load_policy(
             self.config.base_model, trust_remote_code=self.config.trust_remote_code, meta=awaits_weights()
-        ).requires_grad_(False)  # before it is placed: a frozen model is sharded in another way
+        ).requires_grad_(False)  # before `_place`, because a frozen model is sharded in another way
         set_attention(initial.hf_model, self.scoring.attention)
         if self.config.learner_is_compiled:
             compile_policy(initial, self.device)
@@ -83,11 +86,11 @@ class PolicyLearner(TorchLearner):
         return ModelReference(initial, self.policy)
 
     def _make_module(self) -> MultiRLModule:
-        # Placed here, before the optimizer is made over the parameters.
+        # The policy is placed here because the optimizer, which is made later, needs the final parameters.
         module = super()._make_module()
         policy = _policy_of(module)
         self.scoring = self._choose_scoring(policy)
-        self.layout = self.scoring.layout  # of the micro-batches; a name in LAYOUTS
+        self.layout = self.scoring.layout  # the layout of the micro-batches, a name in LAYOUTS
         if self.config.learner_is_compiled:
             compile_policy(policy, self.device)
         self.recomputes_layers = recomputes_layers(self.config, self._gpu_bytes())
@@ -97,7 +100,7 @@ class PolicyLearner(TorchLearner):
         return module
 
     def _choose_scoring(self, policy: Policy) -> Scoring:
-        """Collective: all learners score as the one that holds the weights has found right."""
+        """Rank 0, which has the weights, chooses for all learners. Collective."""
         choose = partial(choose_scoring, policy, self.config.layout, self.config.max_model_len)
         if self.config.num_learners < 2:
             policy.to(self.device)
@@ -107,7 +110,7 @@ class PolicyLearner(TorchLearner):
         return scoring
 
     def describe_layers(self) -> list[str]:
-        """What a reader of the plan does not expect of the layers, a line each."""
+        """Lines for the plan about layers that are recomputed without being asked, or compiled."""
         lines = []
         if self.recomputes_layers and self.config.gradient_checkpointing is None:
             lines.append("layers are recomputed in the backward pass: the largest micro-batch does not fit otherwise")
@@ -122,10 +125,10 @@ class PolicyLearner(TorchLearner):
         return int(torch.cuda.get_device_properties(self.device).total_memory)
 
     def _map_module_to_device(self, module: MultiRLModule) -> None:
-        """`_place` does it: what awaits rank 0's weights has nothing to move yet."""
+        """Do nothing: `_place` moves the module. Ranks that wait for rank 0's weights have nothing to move yet."""
 
     def _make_modules_ddp_if_necessary(self) -> None:
-        """FSDP2 has done it."""
+        """Do nothing: `_place` has sharded the module with FSDP2."""
 
     def _place(self, policy: Policy) -> None:
         """Move a policy to the device, or give each learner its shard of it."""
@@ -141,22 +144,22 @@ class PolicyLearner(TorchLearner):
 
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
         params: list[Any] = [p for p in self.get_parameters(self.module[module_id]) if p.requires_grad]
-        fused = all(p.is_cuda for p in params)  # one kernel; on CPUs torch's default
+        fused = all(p.is_cuda for p in params)  # the fused kernel for GPUs, torch's default for CPUs
         self.optimizer = torch.optim.AdamW(
             self._decay_groups(params),
             betas=self.config.betas,
             weight_decay=self.config.weight_decay,
             fused=fused or None,
         )
-        # Checkpoints need the state before the first step; DCP would make it itself, with a step count of 1.
+        # Checkpoints need the optimizer's state before the first step. DCP would create it with a step count of 1.
         for p in params:
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            # The fused kernel reads its step count on the device.
+            # The fused kernel needs its step count on the device.
             self.optimizer.state[p] = {"step": torch.zeros((), device=p.device if fused else "cpu"), **moments}
         self.register_optimizer(module_id=module_id, optimizer=self.optimizer, params=params)
 
     def _decay_groups(self, params: list[Tensor]) -> list[dict[str, Any]]:
-        """The optimizer's groups: all parameters, or, without `decay_norms`, those that decay and those that do not."""
+        """The optimizer's parameter groups. Without `decay_norms`, the second group has no weight decay."""
         embeddings = self.policy.hf_model.get_input_embeddings()
         spared = [p for p in params if not self.config.decay_norms and (p.ndim < 2 or p is embeddings.weight)]
         kept = set(params) - set(spared)
@@ -167,11 +170,11 @@ class PolicyLearner(TorchLearner):
         return [group for group in groups if group["params"]]
 
     def apply(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        # RLlib's version ends the actor and leaves the traceback in its log; here the driver gets to see it.
+        # RLlib's method ends the actor and leaves the traceback in its log. This one raises the error on the driver.
         with watch("learner", self.config.stage_timeout_s):
             return func(self, *args, **kwargs)
 
-    # ---- the policy's answers --------------------------------------------------------------------------------
+    # ---- logprobs ---------------------------------------------------------------------------------------------
 
     def _forward(self, policy: Policy, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
         """Logprobs and entropies of the completion tokens under the sampling distribution, `[B, T]` float32."""
@@ -195,27 +198,27 @@ class PolicyLearner(TorchLearner):
         factor = min(1.0, (self.num_optimizer_steps + 1) / warmup) if warmup else 1.0
         return float(self._lr_schedule.update(timestep=self.num_optimizer_steps)) * factor
 
-    # ---- weights out, checkpoints ----------------------------------------------------------------------------
+    # ---- weights and checkpoints ------------------------------------------------------------------------------
 
     def publish_weights(self) -> WeightsHandle | None:
-        """Put what training changes into the object store; rank 0 returns the handle. Collective."""
+        """Put the trained weights into the object store; rank 0 returns the handle. Collective."""
         return self._weights.publish(self._weights_seq_no)
 
     def connect(self, group: str, runners: Sequence[ActorHandle[Any]]) -> None:
-        """Set up vLLM's weight transfer to these runners, in place of any earlier one. Collective."""
+        """Set up vLLM's weight transfer to these runners. This closes any earlier connection. Collective."""
         self._weights.connect(group, runners)
 
     def send_weights(self) -> WeightsHandle:
-        """Send all weights to the runners of the last `connect`. Collective; rank 0's handle is what they hold."""
+        """Send all weights to the runners of the last `connect`; the runners hold the handle of rank 0. Collective."""
         return self._weights.send(self._weights_seq_no)
 
     def load_weights(self, handle: WeightsHandle) -> None:
-        """Replace what training changes by what was published; ValueError if that is of another kind. Collective."""
+        """Replace the trained weights by published ones. Raises ValueError on another kind of weights. Collective."""
         self._weights.load(handle)
         self._weights_seq_no = handle.version
 
     def save_checkpoint(self, path: Path) -> None:
-        """Write training state and a Hugging Face folder below `path`. Collective."""
+        """Write the training state and a Hugging Face folder below `path`. Collective."""
         checkpoints.save_state(path, self.policy, self.optimizer, self._counters(), self._moving_reference())
         weights = full_weights(self.policy)
         if weights:
@@ -225,14 +228,14 @@ class PolicyLearner(TorchLearner):
             checkpoints.export_hf(path, self.policy, weights, generation, tokenizer)
 
     def load_checkpoint(self, path: Path) -> None:
-        """Continue from what `save_checkpoint` wrote. Collective."""
+        """Load a checkpoint of `save_checkpoint`. Collective."""
         counters = checkpoints.load_state(path, self.policy, self.optimizer, self._counters(), self._moving_reference())
         self._weights_seq_no = counters["weights_version"]
         self.num_optimizer_steps = counters["num_optimizer_steps"]
         self.num_skipped_steps = counters["num_skipped_steps"]
 
     def _moving_reference(self) -> dict[str, Tensor] | None:
-        """The reference's tensors, if it is more than the initial model."""
+        """The reference's tensors if the reference is reset during training; None if it stays the initial model."""
         if self.reference is None or not self.config.reference_reset_interval:
             return None
         return self.reference.tensors()

@@ -31,7 +31,7 @@ class ModelReference:
         yield self._model
 
     def tensors(self) -> dict[str, Tensor]:
-        """What distinguishes it from the initial model: to be saved, or written in place. This rank's shards."""
+        """The tensors in which the reference differs from the initial model, as this rank's shards."""
         return self._model.state_dict()
 
     def reset(self) -> None:
@@ -42,7 +42,7 @@ class ModelReference:
 class AdapterReference:
     """A reference without a second model in memory: the policy's own model, with other adapters while it is used.
 
-    Until the first reset the adapters are zero, so that the reference is the base model.
+    Until the first reset these adapters are zero, so that the reference is the base model.
     """
 
     def __init__(self, policy: Policy):
@@ -60,7 +60,7 @@ class AdapterReference:
             _copy(trained, adapters(self._policy.hf_model))
 
     def tensors(self) -> dict[str, Tensor]:
-        """What distinguishes it from the initial model: to be saved, or written in place. This rank's shards."""
+        """The tensors in which the reference differs from the initial model, as this rank's shards."""
         return self._adapters
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""From graded groups to advantages, by way of DAPO's penalty for length."""
+"""From graded groups to advantages, with DAPO's penalty for length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def groups_to_train(groups: Sequence[RolloutGroup], config: ASPOSettings) -> list[RolloutGroup]:
-    """The groups that an update uses: without what `truncated` and `drop_uniform_groups` leave out."""
+    """The groups that an update uses, after `truncated` and `drop_uniform_groups` have been applied."""
     if config.truncated == "drop":
         groups = [group.without_truncated() for group in groups]
     return [g for g in groups if (g.is_informative if config.drop_uniform_groups else g.rollouts)]
@@ -25,7 +25,7 @@ def groups_to_train(groups: Sequence[RolloutGroup], config: ASPOSettings) -> lis
 def by_position(
     groups: Sequence[RolloutGroup], kept: Sequence[RolloutGroup], advantages: Sequence[NDArray[np.float32]]
 ) -> dict[int, NDArray[np.float32]]:
-    """The advantages of the groups that are trained on by their position, NaN for rollouts that were left out."""
+    """The advantages of the groups in the update, by the position of the group; NaN for rollouts that were left out."""
     found = {group.position: a for group, a in zip(kept, advantages, strict=True)}
     for group in groups:
         if group.position in found and len(found[group.position]) < len(group.rollouts):
@@ -39,14 +39,14 @@ def by_position(
 def mask_truncated(
     groups: Sequence[RolloutGroup], advantages: Sequence[NDArray[np.float32]]
 ) -> tuple[list[RolloutGroup], list[NDArray[np.float32]]]:
-    """Groups and their advantages without the truncated completions, of which the baselines know already."""
+    """Groups and their advantages without the truncated completions, which the baselines already include."""
     ended = [np.array([r.finish_reason != "length" for r in group.rollouts], dtype=bool) for group in groups]
     masked = [(g.without_truncated(), a[e]) for g, a, e in zip(groups, advantages, ended, strict=True) if e.any()]
     return [group for group, _ in masked], [a for _, a in masked]
 
 
 def take_advantages(groups: Sequence[RolloutGroup], config: ASPOSettings) -> list[NDArray[np.float32]]:
-    """The advantages of a batch, `[G]` per group, by the config's method and length penalty."""
+    """The advantages of a batch, `[G]` per group, with the method and the length penalty of the config."""
     advantage = resolve_advantage(config.method.advantage)
     num_tokens = [[len(r.completion_ids) for r in group.rollouts] for group in groups]
     of_groups = []
@@ -65,22 +65,22 @@ def take_advantages(groups: Sequence[RolloutGroup], config: ASPOSettings) -> lis
 def _rewards(
     group: RolloutGroup, advantage: Advantage, weights: Mapping[str, float]
 ) -> tuple[NDArray[np.float64], list[float] | None]:
-    """The rewards that a method takes: `[G, C]` with the weights of the C components, or the sums `[G]` and None."""
+    """The rewards for a method: `[G, C]` and the weights of the C components, or the sums `[G]` and None."""
     columns = group.reward_columns() if advantage.by_component else {}
     if not columns:
         return np.array([r.reward for r in group.rollouts], dtype=np.float64), None
-    # None, which is for components that do not apply, becomes NaN.
+    # None means that a component does not apply. The conversion makes NaN of it.
     return np.array(list(columns.values()), dtype=np.float64).T, [weights.get(name, 1.0) for name in columns]
 
 
 def overlong_penalty(
     completion_tokens: ArrayLike, *, max_completion_tokens: int, buffer_tokens: int, factor: float
 ) -> NDArray[np.float32]:
-    """DAPO's soft overlong punishment (arXiv 2503.14476 eq. 13), to be added to the reward; shaped as its
-    input.
+    """DAPO's soft overlong punishment (arXiv 2503.14476 eq. 13), which is added to the reward.
 
-    0 up to `max_completion_tokens - buffer_tokens`, then linearly down to `-factor` at
-    `max_completion_tokens` and beyond. `buffer_tokens=0` is off. Raises ValueError on settings out of range.
+    It is 0 up to `max_completion_tokens - buffer_tokens`, and falls linearly from there to `-factor` at
+    `max_completion_tokens`. With `buffer_tokens=0` it is always 0. The result has the shape of `completion_tokens`.
+    Raises ValueError on settings out of range.
     """
     if max_completion_tokens < 1:
         raise ValueError(f"max_completion_tokens must be at least 1, got {max_completion_tokens}")

@@ -20,7 +20,7 @@ WEIGHT_EDGES = (
     *(5.0, 6.0, 8.0, 10.0, 20.0, 50.0, 100.0, 1e3, 1e9),
 )
 
-Number = float | Tensor  # of no dimension
+Number = float | Tensor  # a tensor without dimensions
 
 
 class Tally:
@@ -64,7 +64,7 @@ def tally_loss(
 ) -> None:
     """Add the metrics of ratios and token weights of one micro-batch. Tensors `[B, T]`, advantages `[B]`.
 
-    clip counts the tokens without a gradient, cap those whose weight is limited by the cap or by a clip bound.
+    `clip` counts tokens without a gradient. `cap` counts tokens whose weight is limited by the cap or a clip bound.
     """
     mask = loss_mask.bool()
     positive, negative = mask & (advantages[:, None] > 0), mask & (advantages[:, None] < 0)

@@ -1,7 +1,7 @@
-"""Weights under the names, and in the shapes, that a checkpoint has.
+"""Converts weights to the names and shapes of a checkpoint.
 
-transformers holds some weights in another form than their checkpoint does: it fuses the experts of a layer into one
-tensor, for example, or calls a head by another name. vLLM's model classes read the form of the checkpoint.
+In memory, transformers has some weights in another form than the checkpoint. For example, it fuses the experts of a
+layer into one tensor, or gives the head another name. vLLM's model classes read the form of the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Named = tuple[str, Tensor]
 class CheckpointNames:
     """Converts the weights of one model, one at a time, into the form of its checkpoint.
 
-    hf_model: the model, which may be on the meta device. One that was loaded from a folder knows that folder's names.
-    weights: name and tensor of every weight as transformers holds it. Only the shapes and types are used.
+    hf_model: the model, which may be on the meta device. A model that was loaded from a folder knows the names there.
+    weights: name and tensor of every weight as transformers has it. Only the shapes and types are used.
     """
 
     def __init__(self, hf_model: PreTrainedModel, weights: Iterable[Named]):
         self._hf_model = hf_model
-        self._renamed: dict[str, str] = {}  # the weights that only have another name, or the same one
+        self._renamed: dict[str, str] = {}  # weights that keep their shape, with their name in the checkpoint
         shapes = {name: tensor.to("meta") for name, tensor in weights}
         converted: dict[str, Tensor] = {}
         for name, tensor in shapes.items():
@@ -32,7 +32,7 @@ class CheckpointNames:
             if [id(part) for part in parts.values()] == [id(tensor)]:
                 (self._renamed[name],) = parts
             converted |= parts
-        # A form of the checkpoint that is made of several weights needs all of them at once.
+        # If a tensor of the checkpoint is made of several weights, all weights must be converted together.
         self._one_by_one = _shapes(converted) == _shapes(revert_weight_conversion(hf_model, shapes))
 
     def convert(self, weights: Iterable[Named]) -> Iterator[Named]:

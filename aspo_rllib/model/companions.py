@@ -1,4 +1,4 @@
-"""What lies beside a model's weights and goes into every exported folder: generation config, tokenizer, template."""
+"""The files of a model folder other than config and weights: generation config, tokenizer, chat template."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from envs.chat import set_chat_template
 
 
 def load_tokenizer(model: str, *, trust_remote_code: bool, chat_template: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id, with this chat template or, for None, its own."""
+    """The tokenizer of a folder or hub id. If `chat_template` is None, it has its own template."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     if chat_template is not None:
         set_chat_template(tokenizer, chat_template)
@@ -20,7 +20,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool, chat_template: str | 
 
 
 def load_generation_config(model: str, *, trust_remote_code: bool) -> GenerationConfig:
-    """The model's own, or what its config.json says of generation: above all, the end tokens."""
+    """The model's generation config, or one made of its config.json, which has the end tokens."""
     try:
         return GenerationConfig.from_pretrained(model)
     except OSError:  # there is no generation_config.json
@@ -29,15 +29,15 @@ def load_generation_config(model: str, *, trust_remote_code: bool) -> Generation
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig) -> list[int]:
-    """The tokens that end a completion; empty if neither says any."""
+    """The tokens that end a completion; empty if neither argument has one."""
     ends: Any = generation.eos_token_id
     ends = ends if isinstance(ends, (list, tuple)) else [ends]
     return sorted({int(i) for i in (tokenizer.eos_token_id, *ends) if i is not None})
 
 
 def save_companions(folder: Path, generation: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write both into a folder that has, or will have, config and weights."""
-    # Not its own save_pretrained, which refuses much of what from_pretrained takes: a temperature without do_sample,
-    # as Vicuna's and Llama 2's files have it.
+    """Write both into a model's folder."""
+    # GenerationConfig.save_pretrained refuses settings that from_pretrained accepts, such as the temperature without
+    # do_sample in the files of Vicuna and Llama 2.
     (folder / GENERATION_CONFIG_NAME).write_text(generation.to_json_string(), encoding="utf-8")
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What a model does between its decoder and its logits, found out by asking the model's own forward pass."""
+"""Finds out what a model computes between its decoder and its logits, by a test of its own forward pass."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from transformers import PreTrainedModel
 from aspo_rllib.model.layers import decoder_of
 from aspo_rllib.model.logprobs import LogitShape
 
-_SMALL, _LARGE = 1e-3, 1e6  # a soft cap leaves the first as it is, and holds the second
+_SMALL, _LARGE = 1e-3, 1e6  # a soft cap hardly changes the first, and limits the second
 _BETWEEN = (-30.0, -3.0, -0.4, 0.7, 5.0, 40.0)
 
 
 def logit_shape(hf_model: PreTrainedModel) -> LogitShape:
-    """The scale and the soft cap of a model's logits; needs no weights, so that meta parameters do.
+    """The scale and the soft cap of a model's logits. The parameters of the model may be on the meta device.
 
-    The config does not tell: `logits_scaling` divides in one class and multiplies in another, caps have several names,
-    and a class may take a field of another's for something else.
+    The config is not sufficient: `logits_scaling` is a divisor in one class and a factor in another, caps have several
+    names, and classes use the same field for different things.
 
-    Raises ValueError if the head is more than a matrix product, a scale and a soft cap.
+    Raises ValueError if the head does more than a matrix product, a scale and a soft cap.
     """
     name = type(hf_model).__name__
     head = hf_model.get_output_embeddings()
@@ -47,9 +47,9 @@ def logit_shape(hf_model: PreTrainedModel) -> LogitShape:
 
 
 def _logits_of(hf_model: PreTrainedModel, head: nn.Module, products: Tensor) -> Tensor | None:
-    """What the model's forward pass makes of these products of head and hidden state; None if they do not get there."""
+    """The logits that the forward pass makes of these products of head and hidden state; None if it does not use them."""
     decoder = decoder_of(hf_model)
-    # In some classes the decoder is part of a model which does more, for images, say.
+    # In some classes the decoder is inside another module, for example one that also encodes images.
     bodies = {decoder, *(m for m in hf_model.children() if decoder in m.modules() and head not in m.modules())}
     with ExitStack() as stack:
         for body in bodies:
@@ -58,7 +58,7 @@ def _logits_of(hf_model: PreTrainedModel, head: nn.Module, products: Tensor) -> 
         try:
             with torch.no_grad():
                 logits = hf_model(input_ids=torch.zeros(1, 1, dtype=torch.int64)).logits
-        except Exception as error:  # of a class that asks its decoder for more than a hidden state
+        except Exception as error:  # the class needs more from its decoder than a hidden state
             raise ValueError(
                 f"{type(hf_model).__name__}: its head cannot be looked at ({type(error).__name__}: {error}), which is "
                 "not supported."
@@ -70,7 +70,7 @@ def _logits_of(hf_model: PreTrainedModel, head: nn.Module, products: Tensor) -> 
 
 
 class _Output:
-    """A decoder's output in any of transformers' forms; of everything but the hidden state there is none."""
+    """A decoder's output in any form that transformers has: only the hidden state, all other fields are None."""
 
     def __init__(self, last_hidden_state: Tensor):
         self.last_hidden_state = last_hidden_state
@@ -84,7 +84,7 @@ class _Output:
 
 @contextmanager
 def _answering(module: nn.Module, answer: Any) -> Iterator[None]:
-    """Within the context the module's forward is `answer`."""
+    """A context in which the module's forward is `answer`."""
     own = module.__dict__.get("forward")
     module.forward = answer
     try:
@@ -96,7 +96,7 @@ def _answering(module: nn.Module, answer: Any) -> Iterator[None]:
 
 
 def _rounded(value: float) -> float:
-    """Without what the model's own float32 arithmetic added."""
+    """The value without the rounding errors of the model's float32 arithmetic."""
     return float(f"{value:.7g}")
 
 

@@ -1,4 +1,4 @@
-"""A decoder's layers, whatever the architecture: find them, recompute them in the backward pass, compile them."""
+"""The layers of a decoder of any architecture: finds them, recomputes them in the backward pass, compiles them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
 def has_attention_only(config: PreTrainedConfig) -> bool:
-    """Whether a model's cache has keys and values alone. That of linear attention or of a state space has more."""
+    """Whether a model's cache has only keys and values. That of linear attention or of a state-space model has more."""
     layers = DynamicCache(config=config).layers
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def decoder_of(hf_model: PreTrainedModel) -> nn.Module:
-    """The part from token ids to the last hidden state, without the language-model head.
+    """The part of a model from token ids to the last hidden state, without the language-model head.
 
-    Raises ValueError if there is none.
+    Raises ValueError if the model has no such part.
     """
     decoder = hf_model.get_decoder()
-    if decoder is hf_model:  # classes of which transformers knows no better (Llama 4's text model)
+    if decoder is hf_model:  # transformers does not know the decoder of some classes (Llama 4's text model)
         decoder = getattr(hf_model, "model", None)
     if not isinstance(decoder, nn.Module):
         raise ValueError(f"{type(hf_model).__name__} has no decoder apart from its head, which is not supported.")
@@ -31,7 +31,7 @@ def decoder_of(hf_model: PreTrainedModel) -> nn.Module:
 
 
 def decoder_layers(hf_model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's list of layers, whatever the architecture calls it.
+    """The decoder's list of layers, under any name.
 
     Raises ValueError if there is none.
     """
@@ -42,19 +42,19 @@ def decoder_layers(hf_model: PreTrainedModel) -> nn.ModuleList:
 
 
 def recompute_layers(hf_model: PreTrainedModel) -> None:
-    """Keep only each layer's input for the backward pass, and run the layer again there."""
-    # Not transformers' own switch: it does nothing in eval mode, in which policies train (no dropout). Replacing the
-    # forward leaves parameter names alone and stays inside FSDP's hooks, which gather the layer for both runs.
+    """Keep only the input of each layer for the backward pass, and run the layer again there."""
+    # The switch of transformers has no effect in eval mode, in which policies train (no dropout). A replaced forward
+    # does not change the names of parameters, and runs inside FSDP's hooks, which gather the layer for both runs.
     for layer in decoder_layers(hf_model):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def compile_layers(hf_model: PreTrainedModel) -> None:
-    """torch.compile each layer's forward; equal layers share the compiled code.
+    """Compile the forward of each layer with torch.compile; equal layers share the compiled code.
 
-    To be called before `recompute_layers` and before sharding.
+    Call it before `recompute_layers` and before sharding.
     """
-    # dynamic: the numbers of tokens and of rollouts differ from one micro-batch to the next. Without it the second
-    # micro-batch would be compiled anew, and others whenever a number meets another one of a condition.
+    # The numbers of tokens and rollouts differ between micro-batches. Without dynamic=True the second micro-batch would
+    # be compiled again, and so would later ones for some of these numbers.
     for layer in decoder_layers(hf_model):
         layer.forward = torch.compile(layer.forward, dynamic=True)

@@ -1,4 +1,4 @@
-"""The three layouts of a micro-batch: how each lays rollouts into tensors, what that costs, and what stays together."""
+"""The three layouts of a micro-batch: the tensors, their cost in tokens, and which rollouts stay together."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Units = Callable[[Sequence[Rollout], int], list[list[int]]]
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to lay the rollouts of a micro-batch into tensors.
+    """One way to arrange the rollouts of a micro-batch in tensors.
 
     pack: (prompts, completions, device) -> TokenBatch.
-    cost: tokens of a forward pass, from the tokens of its units.
-    units: which rollouts of a group, by their positions in it, always go through the same forward pass.
+    cost: number of tokens in a forward pass, from the numbers of tokens of its units.
+    units: groups the rollouts of one prompt, by their positions. All rollouts of a unit are in the same forward pass.
     """
 
     pack: Pack
@@ -30,12 +30,12 @@ class Layout:
 
 
 def padded_tokens(lengths: Sequence[int]) -> int:
-    """Tokens of a forward pass over right-padded rows: rows x longest row."""
+    """Number of tokens in a forward pass over right-padded rows: rows x longest row."""
     return len(lengths) * max(lengths)
 
 
 def packed_tokens(lengths: Sequence[int]) -> int:
-    """Tokens of a forward pass over one row without padding."""
+    """Number of tokens in a forward pass over one row without padding."""
     return sum(lengths)
 
 
@@ -45,7 +45,7 @@ def single_rollouts(rollouts: Sequence[Rollout], max_tokens: int) -> list[list[i
 
 
 def rollouts_of_one_prompt(rollouts: Sequence[Rollout], max_tokens: int) -> list[list[int]]:
-    """The rollouts of a group stay together, as many as fit into `max_tokens` with their prompt once."""
+    """As many rollouts of a group stay together as fit into `max_tokens`, counting their prompt once."""
     units: list[list[int]] = []
     for i in range(len(rollouts)):
         if units and shared_tokens([rollouts[k] for k in (*units[-1], i)]) <= max_tokens:
@@ -56,7 +56,7 @@ def rollouts_of_one_prompt(rollouts: Sequence[Rollout], max_tokens: int) -> list
 
 
 def shared_tokens(rollouts: Sequence[Rollout]) -> int:
-    """Tokens of rollouts of one prompt that stands in the row once."""
+    """Number of tokens of rollouts that share one copy of their prompt."""
     return len(rollouts[0].prompt_ids) + sum(len(r.completion_ids) for r in rollouts)
 
 
@@ -68,10 +68,10 @@ LAYOUTS = {
 
 
 def resolve_layout(layout: str | None, hf_model: PreTrainedModel) -> str:
-    """A name in LAYOUTS: the one asked for, or for None "packed" where the model keeps packed rollouts apart.
+    """A name in LAYOUTS: `layout`, or for None "packed" if the model keeps packed rollouts apart, else "padded".
 
-    Raises ValueError if one of a single row is asked for and the model's layers would mix the rollouts of a row, or
-    leave the copying of shared prompts to an attention that does not know of it.
+    Raises ValueError if `layout` is "packed" or "shared" and the model's layers would mix the rollouts of a row, or if
+    it is "shared" and the model's attention does not copy shared prompts.
     """
     others = set(getattr(hf_model.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if others:

@@ -1,4 +1,4 @@
-"""A causal LM from its folder, whole: transformers fills weights that a checkpoint lacks with random ones."""
+"""Loads a causal LM, and raises an error if weights are missing, which transformers would fill with random numbers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 
 def load_causal_lm(model: str, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    """A folder's or hub id's model with the weights of its checkpoint. Raises ValueError if any is missing."""
+    """The model of a folder or hub id with the weights of its checkpoint. Raises ValueError if any is missing."""
     return _load(model, {"dtype": dtype, "trust_remote_code": trust_remote_code})
 
 
 def load_headers(model: str, *, trust_remote_code: bool) -> PreTrainedModel:
-    """The same model on the meta device: reads no weights, but the headers of their files. Raises as it does.
+    """The model on the meta device. Only the headers of the weight files are read. Raises as `load_causal_lm` does.
 
-    Unlike that of `load_structure`, this model knows which names its checkpoint has for its weights.
+    Unlike the model of `load_structure`, this one knows the names of its weights in the checkpoint.
     """
     return _load(model, {"trust_remote_code": trust_remote_code, "device_map": {"": "meta"}})
 
@@ -27,7 +27,7 @@ def check_weights(model: str, *, trust_remote_code: bool) -> None:
 
 
 def load_structure(model: str, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    """The same model without weights: its parameters are on the meta device."""
+    """The model of a config without weights: its parameters are on the meta device."""
     config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         hf_model: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -37,13 +37,13 @@ def load_structure(model: str, *, dtype: torch.dtype, trust_remote_code: bool) -
 
 
 def _load(model: str, options: dict[str, Any]) -> PreTrainedModel:
-    # Only what transformers has after its own renaming, merging and tying tells which weights a checkpoint lacks.
+    # Which weights are missing is known only after transformers has renamed, merged and tied them.
     load: Any = AutoModelForCausalLM.from_pretrained
     hf_model: PreTrainedModel
     info: dict[str, Any]
     try:
         hf_model, info = load(model, use_safetensors=True, output_loading_info=True, **options)
-    except RuntimeError as error:  # weights that transformers could not put together, as when one of many experts lacks
+    except RuntimeError as error:  # transformers could not merge the weights, for example because an expert is missing
         raise ValueError(
             f"llm_model={model!r}: weights are missing in its checkpoint, or have shapes that its config.json does not "
             f"allow ({_first_line(error)}). The table above, by transformers, has their names."

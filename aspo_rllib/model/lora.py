@@ -1,7 +1,7 @@
 """LoRA through peft (extra "lora"): trainable adapters on frozen linear layers.
 
-Which settings are legal, the adapters by themselves (all that learners, engines and checkpoints exchange), and the way
-back to plain weights.
+The module checks the settings, adds the adapters, reads and writes them, and merges them into plain weights. Learners,
+engines and checkpoints exchange only the adapters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 ADAPTER = "default"
-MAX_RANK = 512  # of vLLM's buffers
+MAX_RANK = 512  # the largest rank that vLLM's buffers support
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ _FIELDS = {
     "r": (f"an int in [1, {MAX_RANK}]", _is_rank),
     "lora_alpha": ("a number > 0", _is_alpha),
     "use_rslora": ("True or False", lambda v: isinstance(v, bool)),
-    # Others (pissa, olora, ...) start by changing the base model, which engines read from its folder.
+    # Other values (pissa, olora, ...) change the base model at the start, but engines read it from its folder.
     "init_lora_weights": ("True, False or 'gaussian'", lambda v: v in (True, False, "gaussian")),
     "target_modules": ("names of linear layers, without lm_head and embed_tokens, or 'all-linear'", _are_targets),
     "rank_pattern": (f"a dict of ints in [1, {MAX_RANK}]", lambda v: _is_pattern(v, _is_rank)),
@@ -59,10 +59,10 @@ _FREE_FIELDS = ("exclude_modules", "layers_to_transform", "layers_pattern", "tas
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Raise ValueError for keywords of peft.LoraConfig that are more than plain LoRA, or out of their range.
+    """Raise ValueError for keywords of peft.LoraConfig that are not plain LoRA, or out of range.
 
-    What is refused could not be merged into linear weights, not be sampled with by vLLM, or, as dropout, would have no
-    effect. Fields at a value that switches them off are legal.
+    A refused keyword cannot be merged into linear weights, cannot be sampled with by vLLM, or has no effect here, as
+    dropout. A keyword is legal if its value switches it off.
     """
     for field, value in settings.items():
         if field in _FIELDS:
@@ -75,7 +75,7 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 
 def peft_config(settings: dict[str, Any]) -> LoraConfig:
-    """The settings as peft's object. Raises ImportError without peft, ValueError as `check_settings`."""
+    """The settings as peft's object. Raises ImportError without peft, and ValueError as `check_settings` does."""
     try:
         from peft import LoraConfig
     except ImportError as error:
@@ -96,8 +96,10 @@ def max_rank(settings: dict[str, Any]) -> int:
 def add_lora(hf_model: PreTrainedModel, settings: dict[str, Any]) -> None:
     """Put adapters into the model's linear layers and freeze everything else.
 
-    settings: keywords of peft.LoraConfig. Raises ImportError without peft, ValueError for illegal settings and for
-    target modules that are no linear layers, or the head.
+    settings: keywords of peft.LoraConfig.
+
+    Raises ImportError without peft. Raises ValueError for illegal settings, and for target modules that are not linear
+    layers or are the head.
     """
     config = peft_config(settings)
     from peft import inject_adapter_in_model
@@ -110,7 +112,7 @@ def add_lora(hf_model: PreTrainedModel, settings: dict[str, Any]) -> None:
     except ValueError as error:
         raise ValueError(f"lora={settings!r}: {error} Linear layers here: {', '.join(linear)}.") from error
     for name, module in hf_model.named_modules():
-        # peft also takes GPT-2's Conv1D for linear; its weight is stored transposed.
+        # peft also accepts GPT-2's Conv1D as a linear layer, but its weight is transposed.
         if isinstance(module, LoraLayer) and not (type(module) is Linear and isinstance(module.base_layer, nn.Linear)):
             raise ValueError(f"lora: {name} is no linear layer; name others in lora['target_modules'].")
     if not isinstance(hf_model.get_output_embeddings(), nn.Linear):
@@ -118,20 +120,20 @@ def add_lora(hf_model: PreTrainedModel, settings: dict[str, Any]) -> None:
 
 
 def adapters(hf_model: PreTrainedModel) -> dict[str, Tensor]:
-    """State-dict name -> adapter matrix, or this rank's shard of it, sharing memory with the model."""
-    # Not named_parameters(): only a state dict makes FSDP give up what it still holds gathered, a stale copy later.
+    """State-dict name -> adapter matrix, or this rank's shard of it. The tensors share memory with the model."""
+    # With named_parameters(), FSDP could return gathered copies, which become stale. A state dict has the shards.
     return {name: tensor for name, tensor in hf_model.state_dict().items() if is_adapter(name)}
 
 
 def adapter_weights(hf_model: PreTrainedModel) -> dict[str, Tensor]:
-    """State-dict name -> whole adapter matrix on the CPU. Collective if the model is sharded."""
+    """State-dict name -> full adapter matrix on the CPU. Collective if the model is sharded."""
     return {name: _whole(tensor).cpu() for name, tensor in adapters(hf_model).items()}
 
 
 def load_adapters(hf_model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
-    """Replace the adapters by what `adapter_weights` gave, with whole tensors on every rank. Collective.
+    """Replace the adapters by the result of `adapter_weights`, which every rank must have. Collective.
 
-    Raises ValueError if they are those of other target modules.
+    Raises ValueError if the adapters belong to other target modules.
     """
     if weights.keys() != adapters(hf_model).keys():
         different = sorted(weights.keys() ^ adapters(hf_model).keys())
@@ -140,7 +142,7 @@ def load_adapters(hf_model: PreTrainedModel, weights: dict[str, Tensor]) -> None
 
 
 def write_adapters(folder: Path, weights: Iterable[tuple[str, Tensor]], settings: dict[str, Any]) -> None:
-    """Write what `adapter_weights` gave as a folder that peft and vLLM open."""
+    """Write the result of `adapter_weights` as a folder that peft and vLLM can load."""
     from safetensors.torch import save_file
 
     peft_config(settings).save_pretrained(str(folder))
@@ -150,14 +152,15 @@ def write_adapters(folder: Path, weights: Iterable[tuple[str, Tensor]], settings
 
 
 def base_name(name: str) -> str:
-    """A weight's name in a model with adapters -> its name in the same model without."""
+    """A weight's name in a model with adapters -> its name in the same model without adapters."""
     return name.replace(".base_layer.", ".")
 
 
 def merged_weight(hf_model: PreTrainedModel, state: Mapping[str, Tensor], name: str) -> Tensor:
-    """One weight, whole, with its layer's adapter merged into it if there is one. Collective if the model is sharded.
+    """One full weight, merged with the adapter of its layer if there is one. Collective if the model is sharded.
 
-    state: the model's state dict; not changed. name: a key of it that is no adapter.
+    state: the model's state dict, which is not changed.
+    name: a key of `state` that is not an adapter.
     """
     tensor = _whole(state[name])
     layer, is_base, field = name.partition(".base_layer.")
@@ -176,7 +179,7 @@ def is_adapter(name: str) -> bool:
 
 def _whole(tensor: Tensor) -> Tensor:
     if isinstance(tensor, DTensor):
-        # Offloaded shards lie on the CPU; the mesh's collective may not take them there.
+        # Offloaded shards are on the CPU, where the mesh's collective may not work.
         on_mesh = tensor.to(tensor.device_mesh.device_type)
         assert isinstance(on_mesh, DTensor)
         return on_mesh.full_tensor()
