@@ -47,7 +47,7 @@ def logit_shape(hf_model: PreTrainedModel) -> LogitShape:
 
 
 def _logits_of(hf_model: PreTrainedModel, head: nn.Module, products: Tensor) -> Tensor | None:
-    """The logits that the forward pass makes of these products of head and hidden state; None if it does not use them."""
+    """The logits that the forward pass makes of these products of head and hidden state; None if it ignores them."""
     decoder = decoder_of(hf_model)
     # In some classes the decoder is inside another module, for example one that also encodes images.
     bodies = {decoder, *(m for m in hf_model.children() if decoder in m.modules() and head not in m.modules())}
@@ -60,7 +60,7 @@ def _logits_of(hf_model: PreTrainedModel, head: nn.Module, products: Tensor) -> 
                 logits = hf_model(input_ids=torch.zeros(1, 1, dtype=torch.int64)).logits
         except Exception as error:  # the class needs more from its decoder than a hidden state
             raise ValueError(
-                f"{type(hf_model).__name__}: its head cannot be looked at ({type(error).__name__}: {error}), which is "
+                f"{type(hf_model).__name__}: its head cannot be examined ({type(error).__name__}: {error}), which is "
                 "not supported."
             ) from error
     if logits.is_meta or logits.shape != (1, 1, len(products)):

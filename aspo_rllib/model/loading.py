@@ -46,15 +46,15 @@ def _load(model: str, options: dict[str, Any]) -> PreTrainedModel:
     except RuntimeError as error:  # transformers could not merge the weights, for example because an expert is missing
         raise ValueError(
             f"llm_model={model!r}: weights are missing in its checkpoint, or have shapes that its config.json does not "
-            f"allow ({_first_line(error)}). The table above, by transformers, has their names."
+            f"allow ({_first_line(error)}). The table above, from transformers, has their names."
         ) from error
     for trouble, wrong in (("are missing", "missing_keys"), ("have other shapes", "mismatched_keys")):
         if names := sorted(str(name) for name in info[wrong]):
             unknown = sorted(info["unexpected_keys"])
-            hint = f" In it are other names, such as {unknown[0]!r}: is it of another class?" if unknown else ""
+            hint = f" It has other names, such as {unknown[0]!r}: is it of another class?" if unknown else ""
             raise ValueError(
                 f"llm_model={model!r}: {len(names)} weights {trouble} in its checkpoint, such as {names[0]!r}; "
-                f"transformers would make them up.{hint} Take config.json and weights from one model, and all of them."
+                f"transformers would fill in random ones.{hint} Take config.json and all weights from one model."
             )
     return hf_model
 

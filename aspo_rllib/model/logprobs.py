@@ -1,9 +1,9 @@
-"""Log-probabilities and entropies straight from hidden states: the only module in which logits exist, a tile at a time.
+"""Log-probabilities and entropies from hidden states, with logits that are computed one tile at a time.
 
-8,192 completion positions and a vocabulary of 151,936 need 5 GB for their logits alone, and several times that for what
-autograd keeps of them. Here the forward pass runs over tiles of positions x vocabulary with a running log-sum-exp, and
-the backward pass makes each tile again. torch's `linear_cross_entropy` and Liger's fused losses do the same for a loss
-whose gradient is known in the forward pass; the gradient of a policy loss is not, and neither gives the entropy.
+The logits of 8,192 completion positions and a vocabulary of 151,936 need 5 GB, and autograd would keep several times as
+much. Here the forward pass runs over tiles of positions x vocabulary with a running log-sum-exp, and the backward pass
+computes each tile again. torch's `linear_cross_entropy` and Liger's fused losses do this for losses whose gradient is
+known in the forward pass. The gradient of a policy loss is not known there, and neither of them returns the entropy.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ TILES = {"cpu": (1024, 1024), "cuda": (16384, 8192)}
 
 
 class LogitShape(NamedTuple):
-    """What a model does to its head's products: `cap * tanh(scale * product / cap)`, or `scale * product` without one.
-
-    A temperature fits in: it divides both.
+    """How a model makes logits of its head's products: `cap * tanh(scale * product / cap)`, or `scale * product` if the
+    cap is None.
     """
 
     scale: float = 1.0
     cap: float | None = None
 
     def at(self, temperature: float) -> LogitShape:
-        """The same, and its logits divided by `temperature`."""
+        """The shape of these logits divided by `temperature`, which divides scale and cap."""
         return LogitShape(self.scale / temperature, None if self.cap is None else self.cap / temperature)
 
 
@@ -42,15 +41,15 @@ class TileMath(NamedTuple):
 
 
 def compiled_tile_math() -> TileMath:
-    """`TILE_MATH` by torch.compile, for GPUs: it reads a tile once, where single operations read it ten times."""
-    # dynamic: the last tile of a row or column is smaller, and each micro-batch has another number of positions.
+    """`TILE_MATH` compiled for GPUs. It reads a tile once, but single operations read it ten times."""
+    # dynamic=True, because the last tile of a row or column is smaller, and the number of positions differs.
     return TileMath(torch.compile(_absorb, dynamic=True), torch.compile(_grad_logits_in_one_pass, dynamic=True))
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of each distribution, the plain way: `[N, V]`, `[N]` -> `[N]`, `[N]`.
 
-    What `linear_logprobs` must agree with.
+    The result of `linear_logprobs` must be the same.
     """
     logprobs = logits.float().log_softmax(-1)
     entropy = -(logprobs.exp() * logprobs).sum(-1)
@@ -68,10 +67,12 @@ def linear_logprobs(
     """`token_logprobs(logits / temperature, targets)`, differentiable, without the logits.
 
     hidden: `[N, D]`; weight: `[V, D]`, the language-model head; targets: `[N]` int64.
-    shape: what makes the logits of `hidden @ weight.T`.
+    shape: how the model makes logits of `hidden @ weight.T`.
     tile_math: None for `TILE_MATH`, or `compiled_tile_math()`.
-    Returns log-probabilities and entropies, `[N]` float32 (float64 from float64 inputs). Operands are rounded to the
-    head's type, or autocast's where that is on; products are summed, and everything after them computed, in float32.
+
+    Returns log-probabilities and entropies, `[N]` float32, or float64 for float64 inputs. The operands of the matrix
+    product are rounded to autocast's dtype if autocast is on, else to the head's dtype. The product is summed in
+    float32, and all further arithmetic is in float32.
     """
     device_type = hidden.device.type
     dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight.dtype
@@ -82,7 +83,8 @@ def linear_logprobs(
 
 
 class _LinearLogprobs(torch.autograd.Function):
-    """With z, the logits at the temperature, and p = softmax(z):
+    """With the logits z at the temperature, and p = softmax(z), the derivatives are
+
     d logprob / dz_j = [j = target] - p_j,  d entropy / dz_j = -p_j (log p_j + entropy).
     """
 
@@ -100,7 +102,7 @@ class _LinearLogprobs(torch.autograd.Function):
             lse, entropy, target_z = _forward_tiles(hidden.to(dtype), weight, targets, shape, tile_math.absorb)
         ctx.save_for_backward(hidden, weight, targets, lse, entropy)
         ctx.shape, ctx.dtype, ctx.grad_logits = shape, dtype, tile_math.grad_logits
-        ctx.set_materialize_grads(False)  # an entropy that nobody differentiates costs nothing
+        ctx.set_materialize_grads(False)  # no cost for an entropy that is not differentiated
         return target_z - lse, entropy
 
     @staticmethod
@@ -117,7 +119,8 @@ class _LinearLogprobs(torch.autograd.Function):
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
 
         with torch.autocast(hidden.device.type, enabled=False):
-            # Vocabulary outside: each slice of the head's gradient is summed up in float32 and written once.
+            # The outer loop is over the vocabulary, so that each slice of the head's gradient is summed in float32 and
+            # written once.
             for v in _slices(len(weight), columns):
                 w = weight[v].to(ctx.dtype)
                 grad_w = torch.zeros_like(w, dtype=lse.dtype) if grad_weight is not None else None
@@ -146,11 +149,11 @@ class _LinearLogprobs(torch.autograd.Function):
 def _forward_tiles(
     x: Tensor, weight: Tensor, targets: Tensor, shape: LogitShape, absorb: Callable[..., None]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log-sum-exp, entropy and target's value of z, the shaped x @ weight.T, `[N]` each."""
+    """The log-sum-exp, the entropy and the target's value of z, the logits of x @ weight.T, `[N]` each."""
     rows, columns = TILES[x.device.type]
     real = torch.promote_types(x.dtype, torch.float32)
-    # Over the tiles seen so far: the largest z, the sums of e and e * d, where d = z - largest and e = exp(d).
-    # The lowest finite number, not -inf: the first tile multiplies it by a sum of 0.
+    # Running values over tiles: the largest z, and the sums of e and e * d, where d = z - largest and e = exp(d). The
+    # largest z starts as the lowest finite number and not as -inf, because the first tile multiplies it by a sum of 0.
     largest = x.new_full((len(x),), torch.finfo(real).min, dtype=real)
     sum_e, sum_ed, target_z = (torch.zeros_like(largest) for _ in range(3))
     for v in _slices(len(weight), columns):
@@ -165,7 +168,10 @@ def _forward_tiles(
 def _absorb(
     z: Tensor, shape: LogitShape, offsets: Tensor, largest: Tensor, sum_e: Tensor, sum_ed: Tensor, target_z: Tensor
 ) -> None:
-    """Add a tile of products to the running values, in place. offsets: target's column in it, or outside of it."""
+    """Add a tile of products to the running values, in place.
+
+    offsets: the column of the target relative to the tile; it may be outside of the tile.
+    """
     z = _shaped(z, shape)
     inside, column = _locate(offsets, z)
     target_z += z.gather(1, column)[:, 0] * inside
@@ -190,7 +196,7 @@ def _grad_logits(
     offsets: Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The loss's gradient with respect to a tile of products z, in `dtype`. Destroys z."""
+    """The gradient of the loss with respect to a tile of products z, in `dtype`. Overwrites z."""
     shaped = _shaped(z, shape, out=z)
     slope = _slope(shaped, shape)
     grad = _grad_without_target(shaped, grad_logprobs, grad_entropy, lse, entropy)
@@ -209,7 +215,7 @@ def _grad_logits_in_one_pass(
     offsets: Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """`_grad_logits` for a compiler, which would make kernels of their own of the scatter and of changes in z."""
+    """`_grad_logits` for the compiler, which would need more kernels for the scatter and for in-place changes of z."""
     shaped = _shaped(z, shape)
     slope = _slope(shaped, shape)
     grad = _grad_without_target(shaped, grad_logprobs, grad_entropy, lse, entropy)
@@ -234,7 +240,7 @@ def _slope(logits: Tensor, shape: LogitShape) -> Tensor | float:
 def _grad_without_target(
     z: Tensor, grad_logprobs: Tensor, grad_entropy: Tensor | None, lse: Tensor, entropy: Tensor
 ) -> Tensor:
-    """What every logit gets, the target's or not. Destroys z."""
+    """The part of the gradient that is the same for the target and all other logits. Overwrites z."""
     logp = z.sub_(lse[:, None])
     p = logp.exp()
     if grad_entropy is None:
@@ -246,7 +252,7 @@ TILE_MATH = TileMath(_absorb, _grad_logits)
 
 
 def _locate(offsets: Tensor, tile: Tensor) -> tuple[Tensor, Tensor]:
-    """Which targets lie in the tile `[N]`, and a legal column for each `[N, 1]`, without a copy to the host."""
+    """Which targets are in the tile, `[N]`, and a valid column for each, `[N, 1]`. Nothing is copied to the host."""
     inside = (offsets >= 0) & (offsets < tile.shape[1])
     return inside, offsets.clamp(0, tile.shape[1] - 1)[:, None]
 
@@ -256,7 +262,7 @@ def _slices(length: int, step: int) -> Iterator[slice]:
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b, summed and returned in float32 (float64 stays): rounding logits to bfloat16 costs up to 0.1 nats."""
+    """a @ b in float32, or in float64 for float64 operands. Logits in bfloat16 would be wrong by up to 0.1 nats."""
     if a.dtype.itemsize >= 4:
         return a @ b
     if a.is_cuda:

@@ -114,7 +114,7 @@ def add_lora(hf_model: PreTrainedModel, settings: dict[str, Any]) -> None:
     for name, module in hf_model.named_modules():
         # peft also accepts GPT-2's Conv1D as a linear layer, but its weight is transposed.
         if isinstance(module, LoraLayer) and not (type(module) is Linear and isinstance(module.base_layer, nn.Linear)):
-            raise ValueError(f"lora: {name} is no linear layer; name others in lora['target_modules'].")
+            raise ValueError(f"lora: {name} is not a linear layer; name other layers in lora['target_modules'].")
     if not isinstance(hf_model.get_output_embeddings(), nn.Linear):
         raise ValueError("lora: the language-model head cannot have an adapter; leave it out of target_modules.")
 
@@ -137,7 +137,7 @@ def load_adapters(hf_model: PreTrainedModel, weights: dict[str, Tensor]) -> None
     """
     if weights.keys() != adapters(hf_model).keys():
         different = sorted(weights.keys() ^ adapters(hf_model).keys())
-        raise ValueError(f"These adapters belong to other target_modules: {different[0]} is in one of the two only.")
+        raise ValueError(f"These adapters belong to other target_modules: only one of the two has {different[0]}.")
     set_model_state_dict(hf_model, dict(weights), options=StateDictOptions(full_state_dict=True, strict=False))
 
 

@@ -1,8 +1,8 @@
-"""Layouts: how the rollouts of a micro-batch lie in tensors, and the attention that keeps them apart.
+"""The tensors of a micro-batch in each layout, and the attention that keeps rollouts apart.
 
-`pad_rows` gives each rollout a row, as wide as the longest; `pack_rows` puts all of them into one row without padding;
-`share_prompts` does, too, and has each prompt only once, whatever the number of its completions. All are functions
-(prompts, completions, device) -> TokenBatch, and a policy scores them alike.
+`pad_rows` puts each rollout into a row of its own, as wide as the longest rollout. `pack_rows` puts all rollouts into
+one row without padding. `share_prompts` also makes one row, and has each prompt only once for all its completions. All
+are functions (prompts, completions, device) -> TokenBatch, and the logprobs do not depend on the layout.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from aspo_rllib.internals import attention_implementation, supports_attention_ba
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Rollouts laid out for one forward pass: B of them, in R rows (R = B padded, R = 1 packed).
+    """The B rollouts of one forward pass, in R rows: R = B for padded rows, and R = 1 for a packed row.
 
     input_ids: `[R, L]` int64.
-    targets: `[N]` int64, the tokens of all completions; predictors: `[N]` int64, where in the flattened input_ids the
-        token stands whose state predicts it.
-    loss_mask: `[B, T]` bool, the completions alone, left-aligned (T = longest completion, at least 1), with N True
-        entries in the order of `targets`.
-    sequences: what the decoder must be told to keep the rollouts of a row apart; empty when each row is one rollout.
+    targets: `[N]` int64, the tokens of all completions.
+    predictors: `[N]` int64, the positions in the flattened `input_ids` whose hidden states predict `targets`.
+    loss_mask: `[B, T]` bool, the completions without prompts, left-aligned. T is the length of the longest completion,
+        at least 1. The N True entries are in the order of `targets`.
+    sequences: arguments for the decoder that keep the rollouts of a row apart. Empty if each row has one rollout.
     """
 
     input_ids: Tensor
@@ -48,7 +48,7 @@ Pack = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], torch.device | str]
 def pad_rows(
     prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray], device: torch.device | str
 ) -> TokenBatch:
-    """Lay rollouts out as right-padded rows. With causal attention nothing real ever looks at the padding."""
+    """Put rollouts into right-padded rows. With causal attention no real token attends to the padding."""
     lengths = _lengths(prompt_ids, completion_ids)
     width = max(p + c for p, c in lengths)
     input_ids = np.zeros((len(lengths), width), dtype=np.int64)
@@ -62,9 +62,9 @@ def pad_rows(
 def pack_rows(
     prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray], device: torch.device | str
 ) -> TokenBatch:
-    """Lay rollouts out one after the other in a single row, with positions that restart at each.
+    """Put rollouts one after the other into a single row. The positions start from 0 in each rollout.
 
-    The model must keep sequences apart: see `resolve_layout`.
+    The model must keep the rollouts apart: see `resolve_layout`.
     """
     lengths = _lengths(prompt_ids, completion_ids)
     totals = [p + c for p, c in lengths]
@@ -78,10 +78,10 @@ def pack_rows(
 def share_prompts(
     prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray], device: torch.device | str
 ) -> TokenBatch:
-    """Lay rollouts out in a single row in which each prompt stands once, before the first of its completions.
+    """Put rollouts into a single row that has each prompt once, before the first of its completions.
 
-    Everything but attention is computed once for the prompt of a group; attention copies it back to each rollout. Same
-    results but for the order in which gradients of a prompt's copies are summed.
+    All layers except attention compute the prompt of a group once; attention copies it to each rollout. Results are the
+    same as in the other layouts, except for the order in which the gradients of a prompt's copies are summed.
     """
     lengths = _lengths(prompt_ids, completion_ids)
     starts: dict[bytes, int] = {}
@@ -89,7 +89,7 @@ def share_prompts(
     length, num_copied = 0, 0
     for prompt, completion, (p, c) in zip(prompt_ids, completion_ids, lengths, strict=True):
         start = starts.setdefault(prompt.tobytes(), length)
-        known = 0 if start == length else p  # tokens of the rollout that the row has already
+        known = 0 if start == length else p  # number of tokens of the rollout that are already in the row
         pieces.append(np.concatenate([prompt, completion])[known:])
         positions.append(np.arange(known, p + c))
         first_copies.append(num_copied + np.arange(known, p + c))
@@ -111,7 +111,7 @@ def _token_batch(
     device: torch.device | str,
     sequences: dict[str, Any],
 ) -> TokenBatch:
-    """places: for each rollout, where its tokens stand in the flattened input_ids."""
+    """places: for each rollout, the positions of its tokens in the flattened input_ids."""
     predictors = np.concatenate([place[p - 1 : -1] for place, (p, _) in zip(places, lengths, strict=True)])
     return TokenBatch(
         input_ids=torch.from_numpy(input_ids.astype(np.int64)).to(device),
@@ -123,9 +123,9 @@ def _token_batch(
 
 
 def _sequences(positions: np.ndarray, totals: list[int], device: torch.device | str) -> dict[str, Any]:
-    """What a decoder is told about rollouts in one row; `totals` are their tokens."""
+    """The decoder's arguments for rollouts in one row. `totals` has the number of tokens of each rollout."""
     bounds = torch.from_numpy(np.cumsum([0, *totals], dtype=np.int32)).to(device)
-    # The names that transformers hands on to flash attention; its masks come from the positions.
+    # transformers passes these names to flash attention. It makes masks of the positions.
     return {
         "position_ids": torch.from_numpy(positions).to(device)[None],
         "cu_seq_lens_q": bounds,
@@ -141,20 +141,22 @@ def _lengths(prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarr
 
 def _loss_mask(lengths: list[tuple[int, int]]) -> np.ndarray:
     completions = np.array([c for _, c in lengths])
-    return np.arange(max(1, completions.max())) < completions[:, None]  # no quantile of nothing
+    # At least one column, because `entropy_class` cannot take a quantile of none.
+    return np.arange(max(1, completions.max())) < completions[:, None]
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------
 
 SEQUENCE_ATTENTION = "aspo_sequences"
-# torch 2.11 groups heads unasked, and has no such argument.
+# torch 2.11 supports grouped heads without this argument, and does not know it.
 _ASKS_FOR_GQA = "enable_gqa" in signature(varlen_attn).parameters
 
 
 def use_attention(hf_model: PreTrainedModel, name: str) -> None:
-    """Make a model that would use transformers' "sdpa" use this one, registered there; leave any other choice alone.
+    """Make a model that uses transformers' "sdpa" attention use the attention `name`, which is registered there.
 
-    Also left alone are models whose attention has a soft cap, or chunks, which only their mask knows of.
+    Models with any other attention are not changed. Nor are models whose attention has a soft cap or chunks: chunks are
+    only in their mask.
     """
     config = hf_model.config
     softcap = getattr(config, "attn_logit_softcapping", None)
@@ -165,7 +167,7 @@ def use_attention(hf_model: PreTrainedModel, name: str) -> None:
 
 
 def set_attention(hf_model: PreTrainedModel, name: str) -> None:
-    """Have a model use an attention implementation; not to be asked of one that uses it already, which may refuse."""
+    """Make a model use an attention implementation. A model that already uses it might refuse, and is not asked."""
     if attention_implementation(hf_model) != name:
         hf_model.set_attn_implementation(name)
 
@@ -184,15 +186,17 @@ def sequence_attention(
     first_copies: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each rollout: transformers' attention interface, for either layout.
+    """Causal attention within each rollout, for all layouts, as an attention function of transformers.
 
-    Its own alternative for a packed row is a mask over all pairs of tokens: quadratic in the row, not in the rollouts.
+    For a packed row, transformers itself would use a mask over all pairs of tokens in the row, which is quadratic in
+    the length of the row.
 
     query: `[R, H, L, D]`, key and value: `[R, H_kv, L, D]` -> `[R, L, H, D]`.
-    cu_seq_lens_q: `[B + 1]` int32, where the rollouts of a packed row begin and end; None: one rollout per row.
-    copied_from: int64, the packed row as places in one with shared prompts; first_copies: `[L]` int64, the other way.
+    cu_seq_lens_q: `[B + 1]` int32, the bounds of the rollouts in a packed row. None: each row has one rollout.
+    copied_from: int64, for each token of the packed row its position in the row with shared prompts.
+    first_copies: `[L]` int64, for each token of the row with shared prompts its first position in the packed row.
     """
-    if query.dtype != value.dtype:  # under autocast rotary embeddings leave queries and keys in float32
+    if query.dtype != value.dtype:  # under autocast, rotary embeddings return queries and keys in float32
         query, key = query.to(value.dtype), key.to(value.dtype)
     if copied_from is not None:
         query, key, value = (x.index_select(2, copied_from) for x in (query, key, value))
@@ -209,7 +213,7 @@ def sequence_attention(
 
 
 def _has_flash(query: Tensor) -> bool:
-    """Whether flash attention takes this query: it knows GPUs and 16-bit types alone."""
+    """Whether flash attention supports this query: it needs a GPU and a 16-bit type."""
     return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
 
 
@@ -223,7 +227,7 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None, wind
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=gqa)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # its loop would be compiled anew for every set of lengths
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its loop would be compiled again for every set of lengths
 def _each_sequence(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None, bounds: Tensor
 ) -> Tensor:
@@ -239,7 +243,7 @@ def _flash(
     left = -1 if window is None else window - 1
     gqa: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if _ASKS_FOR_GQA else {}
     out = varlen_attn(*(q, k, v, bounds, bounds, longest, longest), scale=scale, window_size=(left, 0), **gqa)
-    assert isinstance(out, Tensor)  # a tuple only with return_aux
+    assert isinstance(out, Tensor)  # it returns a tuple only with return_aux
     return out[None]
 
 

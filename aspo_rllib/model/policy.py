@@ -1,7 +1,7 @@
-"""Any Hugging Face causal LM as a policy: load it, score completions, give its weights back.
+"""Any Hugging Face causal LM as a policy: loads it, computes logprobs of completions, and exports its weights.
 
-torch and transformers only. Its parts have rooms of their own: `packing` (layouts), `logprobs` (the head), `layers`,
-`sharding` (FSDP2), `lora`.
+The module needs only torch and transformers. Its parts are in modules of their own: `packing` (layouts), `logprobs`
+(the head), `layers`, `sharding` (FSDP2) and `lora`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from aspo_rllib.model.packing import SEQUENCE_ATTENTION, TokenBatch, use_attenti
 
 
 class Policy(nn.Module):
-    """A causal LM that answers with the log-probabilities of given completions.
+    """A causal LM that computes the log-probabilities of given completions.
 
-    Sharding wraps this module, not the Hugging Face one, so that one forward covers the decoder and the head.
+    Sharding wraps this module and not the Hugging Face module, so that one forward covers the decoder and the head.
 
     plain_attention: the attention implementation that transformers chose for the model.
-    logit_shape: what the model does to its head's products.
+    logit_shape: how the model makes logits of the products of its head.
     """
 
     def __init__(self, hf_model: PreTrainedModel):
@@ -41,13 +41,13 @@ class Policy(nn.Module):
     def forward(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies of the completion tokens under softmax(logits / temperature).
 
-        Returns two `[B, T]` float32 tensors, zero where `batch.loss_mask` is False, whatever the batch's layout.
+        Returns two `[B, T]` float32 tensors for any layout of the batch. They are 0 where `batch.loss_mask` is False.
         """
         decoder = decoder_of(self.hf_model)
         hidden = decoder(input_ids=batch.input_ids, use_cache=False, **batch.sequences).last_hidden_state
         hidden_at = hidden.flatten(0, 1)[batch.predictors]
 
-        # Within this module's forward FSDP has the head's weight whole, and takes its gradient like any other.
+        # Within this module's forward, FSDP has gathered the head's weight, and it reduces its gradient as any other.
         weight = self.hf_model.get_output_embeddings().weight
         logprobs, entropy = linear_logprobs(
             hidden_at, weight, batch.targets, temperature, self.logit_shape, self.tile_math
@@ -61,17 +61,19 @@ def load_policy(
 ) -> Policy:
     """Load a causal LM with float32 weights, the optimizer's master copy.
 
-    lora: keywords of peft.LoraConfig; only the adapters are trainable then.
-    meta: only the structure, its parameters on the meta device, for ranks that get rank 0's weights (`shard_policy`).
-    Raises ValueError if weights are missing in the checkpoint, or if the model's head does more than a `LogitShape`
-    holds, which `Policy` would not reproduce.
+    lora: keywords of peft.LoraConfig. Only the adapters are trainable then.
+    meta: load only the structure, with parameters on the meta device, for ranks that get rank 0's weights in
+        `shard_policy`.
+
+    Raises ValueError if weights are missing in the checkpoint, or if the model's head does more than `LogitShape` can
+    describe.
     """
     load = load_structure if meta else load_causal_lm
     hf_model = load(model, dtype=torch.float32, trust_remote_code=trust_remote_code)
     if lora is not None:
         add_lora(hf_model, lora)
     try:
-        policy = Policy(hf_model.eval())  # dropout would move the ratio away from 1 before the first step
+        policy = Policy(hf_model.eval())  # with dropout the ratio would differ from 1 before the first step
     except ValueError as error:
         raise ValueError(f"llm_model={model!r}: {error}") from error
     use_attention(hf_model, SEQUENCE_ATTENTION)
@@ -79,22 +81,22 @@ def load_policy(
 
 
 def compile_policy(policy: Policy, device: torch.device) -> None:
-    """torch.compile the decoder's layers and, for GPUs, the arithmetic on logits, each once for all sizes of batches.
+    """Compile the decoder's layers and, for GPUs, the arithmetic on logits, once for all batch sizes.
 
-    To be called before `recompute_layers` and before the policy is placed on `device`, or sharded.
+    Call it before `recompute_layers`, and before the policy is moved to `device` or sharded.
     """
     compile_layers(policy.hf_model)
-    if device.type == "cuda":  # on CPUs a tile stays in the cache, and operations one by one are as fast
+    if device.type == "cuda":  # on CPUs a tile stays in the cache, so that single operations are as fast
         policy.tile_math = compiled_tile_math()
 
 
 def stream_weights(policy: Policy, dtype: torch.dtype = torch.float32) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """Every name that a checkpoint has for a weight, and the whole weight, where the policy is, one at a time.
+    """Yield each full weight on the policy's device, with all names that a checkpoint has for it.
 
-    Never is more than one of them gathered. Collective: every rank iterates to the end, and gets them all. Tied weights
-    have several names: engines keep copies of their own. Adapters are merged into the base model's weights.
+    Collective: every rank must iterate to the end, and gets all weights. At most one weight is gathered at a time. Tied
+    weights have several names, because engines have separate copies. Adapters are merged into the base model's weights.
 
-    dtype: that of floating-point weights. A weight that needs neither gathering nor a cast is the policy's own memory.
+    dtype: the dtype of floating-point weights. A weight that needs no gathering and no cast shares the policy's memory.
     """
     state = policy.hf_model.state_dict()
     with torch.no_grad():
@@ -106,7 +108,7 @@ def stream_weights(policy: Policy, dtype: torch.dtype = torch.float32) -> Iterat
 def weight_shapes(
     policy: Policy, dtype: torch.dtype = torch.float32
 ) -> list[tuple[tuple[str, ...], torch.dtype, torch.Size]]:
-    """Names, type and shape of what `stream_weights` gives, without gathering anything."""
+    """Names, dtype and shape of the weights of `stream_weights`, without gathering them."""
     state = policy.hf_model.state_dict()
     return [
         (names, dtype if state[stored_name].is_floating_point() else state[stored_name].dtype, state[stored_name].shape)

@@ -1,7 +1,7 @@
-"""Does a layout score rollouts as a plain forward pass of transformers does? Asked of every model that is loaded.
+"""Checks for every loaded model that a layout gives the same logprobs as a plain forward pass of transformers.
 
-Nothing else tells: a class whose attention takes no notice of where a packed rollout begins, or which applies its
-window in a mask that a packed row does not have, trains on, with wrong probabilities.
+Only such a test can find some errors. For example, the attention of a class may ignore where a packed rollout begins,
+or may apply its window in a mask that a packed row does not have. Training would go on with wrong probabilities.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from aspo_rllib.model.policy import Policy
 
 _WINDOW = re.compile(r"(window|window_size|attention_chunk_size)$")
 _COMPLETION = 8
-# Weights x tokens that are worth their time; on a CPU this is some twenty seconds.
+# The largest product of weights and tokens for this test. On a CPU it takes about twenty seconds.
 _MOST_WORK = {"cpu": 10**12, "cuda": 10**15}
-# Of the spread of the logprobs over the vocabulary. Rounding in float32 makes 1e-5 of it, a wrong mask 0.1 or more.
+# As a share of the logprobs' std over the vocabulary. Rounding in float32 makes 1e-5, a wrong mask 0.1 or more.
 _TOLERANCE = 0.003
 
 
 class Scoring(NamedTuple):
-    """How a policy is to score: a name in LAYOUTS, and the attention that its model was given for it."""
+    """How a policy computes logprobs: a name in LAYOUTS, and the attention implementation of its model."""
 
     layout: str
     attention: str
@@ -42,10 +42,10 @@ Probes = tuple[list[np.ndarray], list[np.ndarray]]  # prompts and completions
 
 
 def check_rotary_switch(config: PreTrainedConfig, max_tokens: int) -> None:
-    """Raise ValueError if rollouts may be on both sides of the length at which the model's rotary scaling switches.
+    """Raise ValueError if a rollout can be longer than the length at which the model's rotary scaling switches.
 
-    transformers switches for all rows of a forward pass, or for the tokens from there on, vLLM for a whole engine: the
-    same tokens would have several probabilities.
+    transformers switches the scaling for all rows of a forward pass, or for the tokens after that length. vLLM switches
+    it for the whole engine. The same tokens would have different probabilities.
     """
     text = config.get_text_config()
     parameters = getattr(text, "rope_parameters", None) or {}
@@ -69,13 +69,15 @@ def check_rotary_switch(config: PreTrainedConfig, max_tokens: int) -> None:
 
 
 def choose_scoring(policy: Policy, layout: str | None, max_tokens: int) -> Scoring:
-    """The layout asked for, or for None the best one, that scores a few random rollouts as a plain forward pass does.
+    """Choose a layout whose logprobs on a few random rollouts are those of a plain forward pass.
 
-    Before anything is compiled or sharded. Where a layout that nobody asked for by name is wrong, it is "padded", with
-    a warning; the model then has the attention that goes with it.
+    Call it before the policy is compiled or sharded. It also sets the model's attention.
 
-    max_tokens: of the longest rollout.
-    Raises ValueError, naming the class, if no layout is right, or the one that was asked for is not.
+    layout: the layout to test. None: the best one that the model supports; if its logprobs are wrong, "padded" is
+        chosen with a warning.
+    max_tokens: number of tokens of the longest rollout.
+
+    Raises ValueError with the name of the model's class if `layout` is wrong, or if all layouts are.
     """
     hf_model = policy.hf_model
     first = Scoring(resolve_layout(layout, hf_model), attention_implementation(hf_model))
@@ -104,7 +106,7 @@ def choose_scoring(policy: Policy, layout: str | None, max_tokens: int) -> Scori
 
 
 def _probes(policy: Policy, max_tokens: int) -> Probes:
-    """Three rollouts, two of them of one prompt; one longer than any window, if rollouts of the run can be."""
+    """Three rollouts, two with the same prompt. One exceeds every window that rollouts of the run can exceed."""
     config = policy.hf_model.config.get_text_config()
     device = policy.hf_model.device.type
     windows = [value for name, value in config.to_dict().items() if _WINDOW.search(name) and isinstance(value, int)]
@@ -112,7 +114,7 @@ def _probes(policy: Policy, max_tokens: int) -> Probes:
     reachable = [w for w in windows if 0 < w < min(max_tokens, affordable)]
     lengths = [7, max([4, *reachable]) + _COMPLETION // 2, 7]
     rng = np.random.default_rng(0)
-    size = min(config.vocab_size, 1000)  # placeholders of images stand at the vocabulary's end
+    size = min(config.vocab_size, 1000)  # placeholders for images are at the end of the vocabulary
 
     def ids(count: int) -> np.ndarray:
         return rng.integers(min(3, size - 1), size, max(1, count)).astype(np.int32)
@@ -123,7 +125,7 @@ def _probes(policy: Policy, max_tokens: int) -> Probes:
 
 
 def _plain_logprobs(policy: Policy, prompt: np.ndarray, completion: np.ndarray) -> tuple[Tensor, float]:
-    """Logprobs of the completion by the model's own forward pass, and the spread of all logprobs there."""
+    """Logprobs of the completion by the model's own forward pass, and the std of all logprobs in it."""
     hf_model = policy.hf_model
     ids = torch.from_numpy(np.concatenate([prompt, completion]).astype(np.int64)).to(hf_model.device)
     wanted = len(completion) + 1
@@ -136,15 +138,15 @@ def _plain_logprobs(policy: Policy, prompt: np.ndarray, completion: np.ndarray) 
 
 
 def _error(policy: Policy, scoring: Scoring, probes: Probes, expected: Tensor) -> float:
-    """How far a layout is off, in nats; inf for one that fails.
+    """The error of a layout's logprobs in nats; inf if the forward pass fails.
 
-    The second largest difference of all tokens: at one a router of experts may decide otherwise by rounding.
+    It is the second largest difference over all tokens: at a single token, rounding may change the choice of experts.
     """
     batch = LAYOUTS[scoring.layout].pack(*probes, policy.hf_model.device)
     try:
         with _attention(policy, scoring.attention):
             logprobs, _ = policy(batch)
-    except (RuntimeError, IndexError, TypeError, ValueError):  # the class takes no such arguments or shapes
+    except (RuntimeError, IndexError, TypeError, ValueError):  # the class does not support these arguments or shapes
         return float("inf")
     differences = (logprobs[batch.loss_mask].cpu() - expected).abs().nan_to_num(torch.inf)
     return float(differences.sort().values[-2:][0])
@@ -152,7 +154,7 @@ def _error(policy: Policy, scoring: Scoring, probes: Probes, expected: Tensor) -
 
 @contextmanager
 def _attention(policy: Policy, name: str) -> Iterator[None]:
-    """Within the context the model's attention is this one."""
+    """A context in which the model has the attention `name`."""
     before = attention_implementation(policy.hf_model)
     set_attention(policy.hf_model, name)
     try:

@@ -1,4 +1,4 @@
-"""FSDP2 for any policy: rank 0 has the weights, every rank keeps its shard, and rank 0 gets them back as a whole."""
+"""FSDP2 for any policy: rank 0 loads the weights, every rank keeps its shard, and rank 0 can gather them again."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ T = TypeVar("T")
 
 
 def awaits_weights() -> bool:
-    """Whether this process is a rank that `shard_policy` will send rank 0's weights, so that it need not load any."""
+    """Whether this process will receive rank 0's weights from `shard_policy`, and therefore need not load any."""
     return dist.is_initialized() and dist.get_rank() > 0
 
 
 def agree(decide: Callable[[], T]) -> T:
-    """What rank 0's `decide` returns, on every rank; its error is raised on every rank. Collective.
+    """Return the result of rank 0's `decide` on every rank, or raise its ValueError on every rank. Collective.
 
-    For what only the rank that has the weights can decide.
+    It is for decisions that need the weights, which only rank 0 has.
     """
     outcome: list[tuple[T | None, ValueError | None]] = [(None, None)]
     if not awaits_weights():
@@ -56,12 +56,14 @@ def shard_policy(
     device: torch.device | str | None = None,
     cpu_offload: bool = False,
 ) -> None:
-    """FSDP2 over the default process group, layer by layer: compute in `compute_dtype`, master and reduction fp32.
+    """Shard a policy with FSDP2 over the default process group, layer by layer. Collective.
 
-    The weights are rank 0's; other ranks' parameters may be on the meta device. Gradients are summed over ranks, not
-    averaged: the loss's denominators are global already. Collective.
+    The master weights and the reduction of gradients are float32. All ranks get the weights of rank 0; the parameters
+    of other ranks may be on the meta device. Gradients are summed over ranks and not averaged, because the denominators
+    of the loss are already global.
 
-    device: where to compute; None: the current CUDA device under nccl, else the CPU.
+    compute_dtype: the dtype of the forward and the backward pass.
+    device: the device for computation. None: the current CUDA device under nccl, else the CPU.
     cpu_offload: keep parameters, gradients and optimizer state in host memory between uses.
     """
     device = torch.device(device) if device is not None else _default_device()
@@ -77,13 +79,13 @@ def shard_policy(
     }
     for layer in decoder_layers(policy.hf_model):
         fully_shard(layer, **options)
-    # By default the root (embeddings, head) stays whole until the backward pass, which a frozen policy never has.
+    # By default the root (embeddings, head) stays gathered until the backward pass, but a frozen policy has none.
     frozen = not any(p.requires_grad for p in policy.parameters())
     fully_shard(policy, reshard_after_forward=True if frozen else None, **options)
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
+            module.set_force_sum_reduction_for_comms(True)  # gloo does not support scaled sums
 
     replace_parameters(policy, lambda p: torch.empty_like(p, device="cpu" if cpu_offload else device))
     set_model_state_dict(
@@ -93,11 +95,13 @@ def shard_policy(
 
 
 def _serve_cpu_tensors() -> None:
-    """Make the default process group reduce CPU tensors as well, by gloo: under nccl alone the norm of offloaded
-    gradients, which lie on the CPU, has no backend. Collective."""
+    """Add gloo to the default process group, so that it can reduce CPU tensors. Collective.
+
+    Offloaded gradients are on the CPU. With nccl alone, no backend could reduce their norm.
+    """
     backends = dist.get_backend_config()
     if "cpu:" not in backends:
-        # RLlib makes the group and takes no backends; torch has no public way to give an existing one another.
+        # RLlib makes the group and has no argument for backends. torch has no public way to add one to a group.
         set_default_group(dist.new_group(backend=f"cpu:gloo,{backends}"))
 
 
@@ -108,7 +112,7 @@ def _default_device() -> torch.device:
 
 
 def replace_parameters(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
-    """Replace each parameter by `make` of it. Shared ones stay shared: `Module.to_empty` would untie embeddings."""
+    """Replace each parameter by `make` of it. Unlike `Module.to_empty`, this keeps tied embeddings tied."""
     made: dict[nn.Parameter, nn.Parameter] = {}
     for owner in module.modules():
         for name, parameter in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
@@ -118,7 +122,7 @@ def replace_parameters(module: nn.Module, make: Callable[[Tensor], Tensor]) -> N
 
 
 def _broadcast_buffers(policy: Policy, device: torch.device) -> None:
-    """Give every rank rank 0's buffers: rotary frequencies, say, which no state dict holds."""
+    """Send the buffers of rank 0 to every rank. Some, such as rotary frequencies, are in no state dict."""
     for owner in policy.modules():
         for name, buffer in list(owner.named_buffers(recurse=False, remove_duplicate=False)):
             on_device = torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device)
@@ -127,9 +131,9 @@ def _broadcast_buffers(policy: Policy, device: torch.device) -> None:
 
 
 def full_weights(policy: Policy) -> dict[str, Tensor]:
-    """Checkpoint name -> whole tensor on the CPU. Collective: every rank calls, rank 0 gets them, others get {}.
+    """Checkpoint name -> full tensor on the CPU, on rank 0; other ranks get {}. Collective.
 
-    Names and merging are those of `stream_weights`.
+    Names and merged adapters are as in `stream_weights`.
     """
     weights: dict[str, Tensor] = {}
     for names, tensor in stream_weights(policy):
