@@ -28,8 +28,9 @@ def same_choice(gold: Shape, answer: Shape) -> bool | None:
 
 
 def _same_option(gold: str, answer: str) -> bool | None:
-    if _LETTERS.fullmatch(gold) and _LIST_OF_LETTERS.fullmatch(answer):
-        return set(gold) == set(re.findall(r"\b[A-J]\b", answer))
+    for letters, listed in ((gold, answer), (answer, gold)):
+        if _LETTERS.fullmatch(letters) and _LIST_OF_LETTERS.fullmatch(listed):
+            return set(letters) == set(re.findall(r"\b[A-J]\b", listed))
     letter, described = _LETTER.fullmatch(gold), _DESCRIBED.match(gold)
     if letter is None and (described is None or _SECOND_OPTION.search(gold, described.end())):
         return None

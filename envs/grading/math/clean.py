@@ -35,6 +35,9 @@ _WORD = re.compile(
 _ADJACENT_TEXT = re.compile(r"\\text\{([^{}]*)\}\s*\\text\{([^{}]*)\}")
 _JOINER = re.compile(r"[,;]?\s*\\text\{[\s,]*(and|or)[\s,]*\}\s*[,;]?", re.IGNORECASE)
 _EDGE_JOINER = re.compile(r"\\text\{\s*(and|or)\s+([^{}]+)\}|\\text\{([^{}]+)\s(and|or)\s*\}", re.IGNORECASE)
+_LETTERS_IN_WORDS = re.compile(r"[A-Za-z](?:(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or)\s+)[A-Za-z](?![A-Za-z]))+")
+_JOINING_WORD = re.compile(r"\b(and|or)\b")
+_RATIO_IN_WORDS = re.compile(r"\d+(?:\.\d+)?(?:\s*\\text\{to\}\s*\d+(?:\.\d+)?)+")
 _PERCENT = re.compile(r"\\text\{\s*(?:per ?cent(?:age)?|pct|%)\.?\s*\}", re.IGNORECASE)
 _NAMES = re.compile(
     r"\\text\{[^{}]*\}|(?<![\\a-zA-Z])(sqrt|pi|infinity|infty|inf|oo|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log"
@@ -138,6 +141,8 @@ def _clean_text_group(match: re.Match) -> str:
     content = " ".join(re.sub(r"\\text\s*\{|[\\~]", " ", match[1]).replace("{", "").replace("}", "").split())
     if not content.strip(" ,."):
         return " , " if "," in content else " "
+    if _LETTERS_IN_WORDS.fullmatch(content):
+        return _JOINING_WORD.sub(r"\\text{\1}", content)  # \text{A and C} is a list of letters
     before = match.string[max(0, match.start() - 16) : match.start()]
     is_after_number = _BEFORE_UNIT.search(before) is not None
     content = FUNCTION_ALIASES.get(content, content)
@@ -170,6 +175,8 @@ def _clean_words(text: str) -> str:
         while (replaced := pattern.sub(replacement, text)) != text:
             text = replaced
     text = _PERCENT.sub("%", text)
+    if _RATIO_IN_WORDS.fullmatch(text.strip()):
+        text = text.replace(r"\text{to}", ":")
     return _JOINER.sub(lambda match: f" \\{match[1].lower()} ", text)
 
 

@@ -58,6 +58,14 @@ _WORD = re.compile(r"(?<![a-zA-Z\d_{])[A-Za-zÀ-ÿ]{2,}")
 _MATH_NAMES = frozenset(name[1:] for name in FUNCTIONS) | {"and", "or", "sqrt", "pi", "inf", "infinity", "mod"}
 _SHORT_WORDS = frozenset({"is", "it", "so", "we", "of", "to", "be", "at", "in", "my", "as", "us"})
 _LETTER = re.compile(r"(?<![\w\\'])\(?([A-J])\)?(?![\w'\u2019])", re.ASCII)
+_FIRST_LETTER = re.compile(r"\s*\**\(?([A-J])\)?(?=[.,:)。*]|\s*\n|\s*$|\s+(?:and|or|is|was)\b)", re.ASCII)
+_MARKUP = re.compile(r"\\(?:text|textbf|mathbf|mathrm)\s*(?=\{)|[{}$]")
+_JOINS = r"(?:[,;/&+]|\\&|\\to(?![a-z])|\b(?:and|or|nor|as well as|plus|then|not)\b)"
+# What follows an option that is not the only one or not the chosen one.
+_GOES_ON = re.compile(
+    rf"[\s)*]*(?:{_JOINS}[\s(*]*[A-J](?![\w'])|(?:is|was)\s+(?:not|wrong|false|incorrect)\b)", re.ASCII
+)
+_BEFORE_LETTER = re.compile(rf"(?:(?<![\w'])[A-J][\s)*]*{_JOINS}|\b(?:not|never|isn't))[\s(*]*\Z", re.ASCII)
 
 
 def boxed_answer(completion: str) -> str | None:
@@ -93,15 +101,17 @@ def final_part(completion: str) -> str | None:
 
 
 def chosen_letter(text: str) -> str | None:
-    """Return the option A..J that a text without a box settles on: the first after "answer", else the last."""
-    tail = text[-MAX_TAIL_CHARS:]
+    """Return the option A..J that a text without a box settles on: the first after "answer", else the last.
+
+    None where the text names several options together ("B and C") or takes the option back ("B is wrong").
+    """
+    tail = _MARKUP.sub(" ", text[-MAX_TAIL_CHARS:])
     anchors = list(_ANCHOR.finditer(tail))
-    if anchors and (match := _LETTER.search(tail, anchors[-1].end())):
-        return match[1]
-    if match := re.match(r"\s*\**\(?([A-J])\)?(?=[.,:)。\s*]|$)", tail):
-        return match[1]
-    letters = _LETTER.findall(tail)
-    return letters[-1] if letters else None
+    match = _LETTER.search(tail, anchors[-1].end()) if anchors else None
+    match = match or _FIRST_LETTER.match(tail) or next(reversed(list(_LETTER.finditer(tail))), None)
+    if match is None or _GOES_ON.match(tail, match.end()) or _BEFORE_LETTER.search(tail[: match.start()]):
+        return None
+    return match[1]
 
 
 def is_prose(text: str) -> bool:

@@ -12,8 +12,9 @@ _PHRASES = {
     r"\mathbb{R}": r"(?:(?:the )?set of )?(?:all |any |every )?(?:reals|real (?:numbers?|values?|x)(?: of)?(?: [a-z])?)"
     r"|all (?:values of [a-z]|numbers)",
     r"\emptyset": r"(?:there (?:is|are) )?no (?:real |integer )?(?:solutions?|roots?)(?: exists?)?|(?:the )?empty set"
-    r"|no such numbers? exists?|none exist",
+    r"|no such numbers? exists?|none(?: exist)?",
     r"\mathbb{Z}": r"(?:(?:the )?set of )?(?:all )?integers|any integer",
+    r"\text{DNE}": r"(?:it |the limit )?(?:does not|doesn't) exist",
 }
 _EXCEPT = re.compile(
     r"\\text\{\s*(all real (?:numbers|values)|all reals|real numbers)[a-z ]*(?:except|but|excluding)[a-z ]*\}",

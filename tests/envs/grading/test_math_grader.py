@@ -342,6 +342,13 @@ def test_options_are_found_in_sentences(text, letter, grader):
     assert grader.grade_text(MathAnswer((letter,)), text).correct
 
 
+@pytest.mark.parametrize(
+    "text", ["B and C", "B or C", "(B), (C)", "B \\& C", r"\text{C}\text{ or }\text{B}", "not B", "B is wrong"]
+)
+def test_several_options_and_one_that_is_taken_back_are_no_choice(text, grader):
+    assert not grader.grade_text(MathAnswer(("B",)), text).correct
+
+
 # --- several golds, tolerance, statuses
 
 
@@ -431,12 +438,12 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: f"{text[:9]!a} x {len(text)}")
 def test_hostile_texts_are_graded_quickly_and_without_errors(text, grader):
-    start = time.monotonic()
+    start = time.process_time()
     for completion in (text, f"\\boxed{{{text}}}", f"\\boxed{{{text}"):
         assert not grader.grade(MathAnswer(("77",)), completion).correct
         assert not grader.grade_text(MathAnswer(("77",)), completion).correct
         assert not grader.grade(MathAnswer((f"77{text}",)), r"\boxed{78}").correct
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 # mpmath takes minutes for these, or for ever.
