@@ -7,6 +7,7 @@ All actions of a batch are weighed by their exact probabilities, so that nothing
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -57,6 +58,7 @@ TABLE = (
 )
 
 
+@cache
 def rare_token_path(loss: str, setting: Setting, batches: int = BATCHES) -> Tensor:
     """The probability of the rare good action in context 0: `[batches, steps + 1]`, before and after each step."""
     own = torch.tensor(PROBS, dtype=torch.float64).log().requires_grad_()  # [contexts, actions]
