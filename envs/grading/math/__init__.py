@@ -1,8 +1,11 @@
-"""The math grader: text -> one spelling -> shape -> exact comparison.
+"""The math grader: it normalizes the text of an answer, parses its structure, and compares it exactly.
 
-From the bottom up: `symbols` and `units` are tables. `text` finds the answer in a completion, `clean` brings it to one
-spelling, `words` reads its phrases, `golds` mends the golds of data sets. `parse` makes a tree of a formula,
-`arithmetic` and `value` compute with it. `number`, `quantity` and `leaf` compare single answers. `shape`, `relations`
-and `reading` take an answer apart, `sets`, `equations`, `choices` and `compare` compare the parts, and `grader` gives
-the verdict.
+- `symbols` and `units` are tables.
+- `text` finds the answer in a completion. `clean` normalizes its spelling, `words` interprets phrases in it, and
+  `golds` repairs the golds of data sets.
+- `parse` makes a tree of a formula. `arithmetic` and `value` compute with the tree.
+- `number`, `quantity` and `leaf` compare answers that have no parts.
+- `shape`, `relations` and `reading` divide an answer into parts. `sets`, `equations`, `choices` and `compare` compare
+  the parts.
+- `grader` returns the grade.
 """

@@ -1,4 +1,4 @@
-"""The operations of formulas on exact fractions and, where there is none, on mpmath's numbers; all of them bounded."""
+"""The operations in formulas, with limits on their cost. Values are exact fractions, or else numbers of mpmath."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ BITS = 200
 MAX_BITS = 70_000
 MAX_PRECISION = 50_000
 MAX_FACTORIAL = 3_000
-# The gamma function takes minutes for large numbers and many digits, and does not end near a pole beside the reals.
+# The gamma function takes minutes for large numbers and many digits, and does not end near a pole of complex numbers.
 MAX_GAMMA, MAX_GAMMA_BITS = 200, 800
 MAX_WORK = 40_000_000
 MAX_ANGLE = 10**30
-# What a rounding error may be, and how many of the first bits are right in spite of it.
+# Rounding errors are smaller than 2^-NOISE_BITS, so that the first SURE_BITS bits of a value are right.
 NOISE_BITS = 160
 SURE_BITS = 150
 
 Value = Any  # Fraction | mpf | mpc
 
-mp = mpmath.MPContext()  # of its own: nobody else's precision changes ours
+mp = mpmath.MPContext()  # an own context, so that other code cannot change its precision
 mp.prec = BITS
 
 
 class Undefined(ValueError):
-    """The formula has no value: a division by zero, 0^0, the logarithm of zero."""
+    """The formula has no value, as with a division by zero, 0^0 or the logarithm of zero."""
 
 
 class _Work:
-    """How much arithmetic one completion may still cost: about a second of it, and the same on every machine."""
+    """The remaining amount of arithmetic for one completion.
+
+    It corresponds to about a second, and does not depend on the speed of the machine.
+    """
 
     left = MAX_WORK
 
@@ -56,7 +59,7 @@ _work = _Work()
 
 
 def begin_completion() -> None:
-    """Allow the whole of `MAX_WORK` again."""
+    """Reset the amount of arithmetic to `MAX_WORK`."""
     _work.left = MAX_WORK
 
 
@@ -64,8 +67,8 @@ def operate(operation: str, values: list[Value]) -> Value:
     """Return the value of an operation.
 
     Raises:
-        Undefined: it has none.
-        TooLarge: it is beyond the limits of this module.
+        Undefined: the operation has no value.
+        TooLarge: the value exceeds the limits of this module.
     """
     value = _OPERATIONS[operation](*values)
     _work.spend(value)
@@ -82,12 +85,12 @@ def magnitude(value: Value) -> int:
 
 
 def is_real(value: Value) -> bool:
-    """Tell whether a value has no imaginary part, as far as its digits go."""
+    """Whether the imaginary part of a value is zero within rounding errors."""
     return isinstance(value, Fraction) or abs(mp.im(value)) <= mp.ldexp(1, -NOISE_BITS)
 
 
 def rounded(value: Value) -> Fraction:
-    """Return a real value without the digits that may be wrong, so that equal values are equal fractions.
+    """Round a real value to the digits that are certainly right, so that equal values become equal fractions.
 
     Raises:
         Undefined: the value is not real.
@@ -106,7 +109,7 @@ def rounded(value: Value) -> Fraction:
 
 
 def to_mp(value: Value) -> Value:
-    """Return a value as one of mpmath's."""
+    """Convert a value to a number of mpmath."""
     return mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
@@ -145,7 +148,7 @@ def _power(base: Value, exponent: Value) -> Value:
 
 
 def _function(numeric: Callable[..., Value], limit: float, exact: Callable[..., int] | None = None) -> Callable:
-    """Return a function of numbers up to a limit, by another function where all of them are whole."""
+    """Return a function for arguments up to `limit`. If all arguments are whole numbers it uses `exact`, if given."""
 
     def call(*values: Value) -> Value:
         if any(abs(value) > limit for value in values):
@@ -158,7 +161,7 @@ def _function(numeric: Callable[..., Value], limit: float, exact: Callable[..., 
             raise Undefined("no value") from None
         if not mp.isfinite(value) or (limit == MAX_ANGLE and mp.mag(value) > NOISE_BITS):
             raise Undefined("a pole")
-        is_noise = magnitude(value) - magnitude(values[0]) < BITS - NOISE_BITS - mp.prec  # sin(pi)
+        is_noise = magnitude(value) - magnitude(values[0]) < BITS - NOISE_BITS - mp.prec  # as for sin(pi)
         return Fraction(0) if is_noise else value
 
     return call
@@ -169,7 +172,7 @@ def _of_whole_numbers(*_: Value) -> Value:
 
 
 def _gamma(function: Callable[..., Value]) -> Callable[..., Value]:
-    """Return a factorial or the like with other limits for numbers that are not whole."""
+    """Return a function such as the factorial, with stricter limits for arguments that are not whole numbers."""
 
     def call(*values: Value) -> Value:
         values = tuple(map(rounded, values))

@@ -1,4 +1,4 @@
-r"""Answers that choose among what the question offers: an option A to J, numbers of statements such as (1)(3)."""
+r"""Answers that choose from the question: an option A to J, or numbers of statements such as (1)(3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from envs.grading.math.words import as_text
 
 _LETTER = re.compile(r"\(?([A-J])\)?", re.ASCII)
 _OPTION = re.compile(r"\(?([A-J])\)?(?:[).:]+\s*|$)(?=[^,]|$)", re.ASCII)
-# A gold may repeat what the option says: (C) 42, C. 42, C Yes.
+# A gold may repeat the text of the option: (C) 42, C. 42, C Yes.
 _DESCRIBED = re.compile(r"(?:\((?=.\))|(?=.[.):])|(?=.\s+(?:\\text\{)?[A-Z][a-z]))([A-J])[).:]?\s*(?=\S)", re.ASCII)
 _SECOND_OPTION = re.compile(r"(?<![A-Za-z])\(?[A-J](?:[).:]|(?= |$))", re.ASCII)
 _TAKEN_BACK = re.compile(
@@ -22,7 +22,7 @@ _STATEMENTS = re.compile(r"\(\d{1,2}\)(?:(?:[\s,;.]|\\and\b)*\(\d{1,2}\))+")
 
 
 def same_choice(gold: Shape, answer: Shape) -> bool | None:
-    """Compare what two answers choose; None when the gold is no choice."""
+    """Whether two answers choose the same; None if the gold is not a choice."""
     numbers = _statements(gold.text)
     return _same_option(gold.text, answer.text) if numbers is None else _chosen_statements(answer) == numbers
 

@@ -1,8 +1,8 @@
-r"""One spelling for the many ways to write a formula: LaTeX noise, unicode symbols, words in the middle of math.
+r"""Normalizes the spelling of formulas: LaTeX markup, unicode symbols, and words within formulas.
 
-The result of `clean` is plain ASCII as far as possible, with few LaTeX commands: \frac, \sqrt, greek letters,
-functions, `\text{words}` around everything that is a word, `\and ` and `\or ` between the parts of a list. `key` of it
-decides whether two formulas are the same text.
+The result of `clean` is ASCII as far as possible, with few LaTeX commands: \frac, \sqrt, greek letters, functions,
+`\text{...}` around every word, and `\and ` and `\or ` between the parts of a list. Two formulas are the same text if
+their `key` is equal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _COMMAND = re.compile(r"\\(?:[a-zA-Z]+|.)", re.DOTALL)
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")
 _OTHER_DIGIT = re.compile(r"[^\x00-\x7f]")
 
-# What is invisible goes with its content; of a colour and the like only the name goes.
+# Invisible commands are removed with their content. Of colours only the command and the name are removed.
 _INVISIBLE = re.compile(r"\\[hv]?phantom\s*\{[^{}]*\}|\\(?:[hv]space\*?|label|tag)\s*\{[^{}]*\}|\\(?:left|right)\s*\.")
 _COLOUR = re.compile(r"\\(?:textcolor|colorbox|color)\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}|\\bbox\s*\[[^\]]*\]")
 
@@ -76,15 +76,15 @@ _ENVIRONMENT = re.compile(
     r"\\begin\s*\{(?:aligned|align\*?|gathered|equation\*?|split)\}|\\end\s*\{(?!cases)[a-z]+\*?\}|(?<!\\)&"
 )
 _SPACES_IN_KEY = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])|(?<=\d) (?=[A-Za-z])|(?<=[A-Za-z]) (?=\d)")
-# TeX takes one digit or letter as an exponent or an index, people mean the whole number.
+# TeX reads one digit or letter as the exponent or index, but authors mean the whole number.
 _BARE_SCRIPT = re.compile(r"(?<=\\log_)(\d)(?=\d+(?![\d\sA-Za-z(\\]))|(?<=[\^_])(\d+|[A-Za-z])")
 
 
 def clean(text: str, *, join_thousands: bool = True) -> str:
-    """Return the formula in its one spelling; linear in the length of the text.
+    """Return the formula in the normal spelling. The time is linear in the length of the text.
 
     Args:
-        join_thousands: whether 40,150 is a number; else it is a list.
+        join_thousands: True: 40,150 is one number. False: it is a list of two numbers.
     """
     text = " ".join(text.split())
     if text.isascii() and text.isdigit():
@@ -100,14 +100,14 @@ def clean(text: str, *, join_thousands: bool = True) -> str:
     if not text.isascii() or any(map(str.isalpha, text)):
         text = _clean_words(text)
     if join_thousands:
-        # (1,234) is a point.
+        # (1,234) is a point, not a number.
         thousands = _SPACED_THOUSANDS if "(" in text or "[" in text or r"\{" in text else _THOUSANDS
         text = thousands.sub(lambda match: match[0].replace(",", "").replace(" ", ""), text)
     return _trim(text)
 
 
 def key(cleaned: str) -> str:
-    """Return what two cleaned formulas share exactly when they are the same text up to blanks and braces."""
+    """Return a text that is equal for two cleaned formulas if they differ only in blanks and braces."""
     text = cleaned
     if "\\" in text:
         text = _SHORT_FRACTION.sub(r"\\\1{\2\3}{\4\5}", text)
@@ -158,7 +158,7 @@ def _clean_text_group(match: re.Match) -> str:
         and words.unit
     )
     if not is_unit and (_MATH_SIGN.search(match[1]) or not _TWO_LETTERS.search(content) or _DIGIT.search(content)):
-        content = match[1] if _MATH_SIGN.search(match[1]) else content  # \\boldsymbol{2^{n+1}} is no word
+        content = match[1] if _MATH_SIGN.search(match[1]) else content  # \\boldsymbol{2^{n+1}} is a formula, not a word
         return content if match[1].strip() == match[1] else f" {content} "
     return f"\\text{{{content}}}"
 
@@ -196,7 +196,7 @@ def _split_joiner(match: re.Match) -> str:
 
 
 def _money(match: re.Match, text: str) -> str:
-    """Write $5 as 5 dollars, unless the sign opens a formula: $5$."""
+    """Write $5 as 5 dollars, unless the dollar sign begins a formula, as in $5$."""
     num_signs = text.count("$") - text.count(r"\$")
     if match[1] == "$" and num_signs != 1 and not _PRICES.fullmatch(text):
         return match[0]
@@ -213,7 +213,7 @@ def _ascii_digit(match: re.Match) -> str:
 
 
 def _trim(text: str) -> str:
-    """Drop the punctuation around a formula, but not the point of ".5" nor a factorial or a prime."""
+    """Remove the punctuation around a formula, but not the point of ".5", a factorial sign or a prime."""
     braced = _BRACED.fullmatch(text.strip())
     text = " ".join((braced[1] if braced else text).split()).lstrip(' ,;:*`"')
     return text.rstrip(".") + "..." if text.endswith("...") else text.rstrip(_EDGES)

@@ -1,4 +1,4 @@
-"""Whether two answers of any shape are the same: brackets, order, names and number of parts included.
+"""Compares two answers of any shape, including their brackets, order, names and number of parts.
 
 `docs/grading.md` lists the conventions.
 """
@@ -22,7 +22,7 @@ from envs.grading.math.units import changes_meaning
 MAX_UNORDERED = 60
 
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
-# A gold of this form is rather a number than a list of two.
+# A gold of this form is probably a number with a decimal comma, and not a list of two numbers.
 _GOLD_DECIMAL_COMMA = re.compile(r"[-+]?(?:0,\d+|\d{4,},\d+|\d+,\d\d+)")
 _WORDS = re.compile(r"\\text\{[^{}]*\}")
 _WORDS_BEFORE_A_NAME = re.compile(r"\\text\{([^{}]*)\}\s*[A-Za-z].*")
@@ -31,10 +31,10 @@ _UNORDERED = frozenset(("union", "intersection", "or", "and"))
 
 
 def same_answer(gold: Shape, answer: Shape, rules: Rules) -> bool:
-    """Tell whether an answer is the gold.
+    """Whether an answer equals the gold.
 
     Raises:
-        parse.TooLarge: the answer is not worth evaluating.
+        parse.TooLarge: the answer is too large to be evaluated.
     """
     if not _names_differ(gold.name, answer.name) and gold.kind == answer.kind and _key(gold) == _key(answer):
         return True
@@ -57,7 +57,7 @@ class _Comparison:
         if gold.kind == answer.kind == "leaf":
             return same_leaf(gold.text, answer.text, self._rules)
         if gold.kind == "leaf" and answer.kind == "list" and answer.brackets == "or":
-            return all(self.same(gold, item) for item in answer.items)  # 1/2 or 0.5
+            return all(self.same(gold, item) for item in answer.items)  # as in 1/2 or 0.5
         if "relation" in (gold.kind, answer.kind):
             return self._same_relation(gold, answer)
         if (gold.brackets, answer.brackets) == ("or", "and") and any(item.kind == "interval" for item in gold.items):
@@ -73,7 +73,7 @@ class _Comparison:
         brackets = gold.brackets, answer.brackets
         if kinds <= {"list", "set"}:
             if "and" in brackets and any(item.kind == "interval" for item in gold.items):
-                return False  # k < 1 and k != 0 is a set, and its parts are no list
+                return False  # k < 1 and k != 0 is one set, not a list of two answers
             return self._same_list(gold, answer)
         if kinds == {"list", "tuple"}:
             return "()" in brackets and self._ordered(_in_order(gold, answer.name), _in_order(answer, gold.name))
@@ -102,7 +102,7 @@ class _Comparison:
 
     def _unordered(self, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool:
         if len(set(map(_key, gold))) == len(gold):
-            answer = tuple({_key(item): item for item in answer}.values())  # saying something twice adds nothing
+            answer = tuple({_key(item): item for item in answer}.values())  # repeated items count once
         if len(gold) != len(answer) or len(gold) > MAX_UNORDERED:
             return sorted(map(_key, gold)) == sorted(map(_key, answer))
         left = list(answer)
@@ -150,18 +150,18 @@ def _only_item(shape: Shape) -> Shape:
 
 
 def _with_own_names(shape: Shape) -> Shape:
-    r"""Return x = \pm 2 with both of its values named x."""
+    r"""Give the name of a list to its items: both values of x = \pm 2 get the name x."""
     return replace(shape, items=tuple(replace(item, name=item.name or shape.name) for item in shape.items))
 
 
 def _named(shape: Shape) -> dict[str, Shape]:
-    """Return the items by name when all have different names; else nothing."""
+    """Return the items by name if all names are different; else an empty dict."""
     items = {item.name: item for item in shape.items}
     return items if len(items) == len(shape.items) > 1 and "" not in items else {}
 
 
 def _in_order(shape: Shape, order: str) -> Sequence[Shape]:
-    """Return the items in the order of a point's names: y = 4, x = 3 beside (x, y)."""
+    """Sort the items by the names of a point: y = 4, x = 3 in the order (x, y)."""
     names = order.strip("()").split(",")
     is_about_point = sorted(names) == sorted(item.name for item in shape.items)
     return sorted(shape.items, key=lambda item: names.index(item.name)) if is_about_point else shape.items
@@ -188,7 +188,7 @@ def _names_differ(gold: str, answer: str) -> bool:
 
 
 def _has_changing_words(name: str) -> bool:
-    r"""Tell whether a name is one with words before it that change it: \text{the opposite of }x."""
+    r"""Whether a name begins with words that change its meaning: \text{the opposite of }x."""
     words = _WORDS_BEFORE_A_NAME.fullmatch(name)
     return words is not None and changes_meaning(words[1])
 
@@ -198,7 +198,7 @@ def _rows(cases: Shape) -> tuple[Shape, ...]:
 
 
 def _is_decimal_comma(gold: Shape, answer: Shape) -> bool:
-    """Tell whether one side is a number written like 2,74 and the other a single number."""
+    """Whether one side is a number with a decimal comma, such as 2,74, and the other a single number."""
     if (gold.kind, answer.kind) == ("list", "leaf"):
         return bool(_GOLD_DECIMAL_COMMA.fullmatch(gold.text))
     return (gold.kind, answer.kind) == ("leaf", "list") and bool(_DECIMAL_COMMA.fullmatch(answer.text))

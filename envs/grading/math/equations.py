@@ -1,4 +1,4 @@
-"""Whether two equations or inequalities in several names have the same solutions."""
+"""Compares the solutions of two equations or inequalities in several variables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUM_POINTS = 4
 
 
 def same_equation(gold: Shape, answer: Shape) -> bool:
-    """Tell whether two equations or inequalities are the same: by a factor, or because one solves the other."""
+    """Whether two equations or inequalities differ only by a factor, or one is the other solved for a variable."""
     sides = _difference(gold), _difference(answer)
     if None in sides:
         return False
@@ -32,7 +32,7 @@ def same_equation(gold: Shape, answer: Shape) -> bool:
 
 
 def _difference(shape: Shape) -> tuple[str, Tree] | None:
-    """Return ("=", "!=", "<" or "<=", left side minus right side) of a relation or a definition; None for the rest."""
+    """Return the sign of a relation or definition and its left minus its right side; None for other shapes."""
     if shape.kind == "relation" and len(shape.items) == 2:
         left, sign, right = shape.items[0].text, shape.brackets, shape.items[1].text
     elif shape.kind == "leaf" and shape.name:
@@ -46,9 +46,10 @@ def _difference(shape: Shape) -> tuple[str, Tree] | None:
 
 
 def _solves(definition: Shape, equation: Tree) -> bool:
-    r"""Tell whether \rho = \sqrt{3} / \sin\theta is what \rho \sin\theta = \sqrt{3} says of \rho.
+    r"""Whether a definition is an equation that was solved for its name.
 
-    It must hold for that value alone: the equation is linear in the name, and so has no other solution.
+    An example is \rho = \sqrt{3} / \sin\theta for \rho \sin\theta = \sqrt{3}. The equation must be linear in the name, so
+    that it has no other solution.
     """
     name, value = tree_of(definition.name), product_tree(definition.text)
     if definition.kind != "leaf" or None in (name, value) or name[0] != "name":

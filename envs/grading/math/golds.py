@@ -1,4 +1,4 @@
-r"""Gold answers as data sets have them: damage that is mended, answers that nothing can be compared with."""
+r"""Repairs damaged golds of data sets, and recognises golds with which no answer can be compared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from envs.grading.math.text import boxed_answer
 
 MAX_GOLD_WORDS = 30
 
-# What was written "\text" in JSON, without doubling the backslash, is a tab and "ext" when it has been read.
+# If JSON has "\text" without a doubled backslash, the text that is read has a tab and "ext".
 _COMMANDS = {
     "\t": "ext|extbf|extit|extrm|imes|frac|heta|riangle|au|ilde|an(?=[\\\\({\\s]*[\\\\({a-z0-9])|o(?=[\\s\\\\])",
     "\f": "rac|box|orall|lat",
@@ -29,12 +29,12 @@ _PROSE = re.compile(r"[A-Za-z][A-Za-z'-]{2,}")
 
 
 def mend_escapes(text: str) -> str:
-    r"""Return a text with the LaTeX commands that JSON's escapes have broken: a tab and "ext{" is "\text{"."""
+    r"""Repair LaTeX commands that JSON's escapes have broken: a tab and "ext{" become "\text{"."""
     return _BROKEN.sub(lambda match: "\\" + _LETTERS[match[0][0]] + match[0][1:], text)
 
 
 def why_not_comparable(gold: str) -> str | None:
-    """Tell why no completion can be compared with a gold; None for a gold that is an answer."""
+    """The reason why no completion can be compared with a gold; None if one can."""
     text = mend_escapes(gold)
     if _PLACEHOLDER.fullmatch(text.strip(" .$")):
         return "a placeholder, not an answer"

@@ -1,9 +1,9 @@
 r"""The grader of math answers.
 
-An answer is found (`text`), brought to one spelling (`clean`), taken apart (`reading`) and compared part by part
-(`compare`, `leaf`, `sets`) with exact arithmetic (`value`). Nothing in it runs the model's text or searches for a
-proof: every step is linear in the length of the answer or bounded, so that it needs no process that can be killed.
-`docs/grading.md` lists the conventions.
+The grader finds the answer (`text`), normalizes its spelling (`clean`), divides it into parts (`reading`) and compares
+the parts (`compare`, `leaf`, `sets`) with exact arithmetic (`value`). It never executes the model's text and searches
+for no proofs. The time of every step is linear in the length of the answer or has a limit, so that the grader needs no
+process that can be killed. `docs/grading.md` lists the conventions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from envs.text_env import Grade
 
 DECIMALS = ("rounded", "exact")
 CACHE_ANSWERS = 4_096
-# Longer answers are only compared as texts.
+# Longer answers are compared only as texts.
 MAX_ANSWER_CHARS = 10_000
 
 _PERCENT = re.compile(r"%|\bper ?cent", re.IGNORECASE)
@@ -40,11 +40,11 @@ _DIGITS_AND_COMMAS = re.compile(r"[\d,\s]+")
 
 
 class MathGrader:
-    """Grades completions of math problems. Not for several threads at once.
+    """Grades completions of math problems. It must not be used by several threads at once.
 
     Args:
-        decimals: "rounded": a decimal of at least four significant digits answers an exact gold that it is the rounding
-            of; "exact": it must be equal.
+        decimals: "rounded": a decimal of at least four significant digits is right for an exact gold that rounds to it.
+            "exact": it must be equal.
 
     Raises:
         ValueError: for other `decimals`.
@@ -56,25 +56,25 @@ class MathGrader:
         self.decimals = decimals
 
     def grade(self, answer: MathAnswer, completion: str, question: str = "") -> Grade:
-        """Grade a completion for training: only what is in its last \\boxed{...} counts.
+        """Grade a completion for training by the content of its last \\boxed{...}.
 
-        This is what prompts ask for, and without it a completion could mention many numbers and end well by chance.
-        A completion without a complete box after its thought is "no_answer".
+        Prompts ask for the box. Without it, a completion could mention many numbers and be right by chance. A
+        completion without a complete box after its thought has the status "no_answer".
 
         Args:
-            question: the problem; where it speaks of percent, 5% answers the gold 5.
+            question: the problem. If it mentions percent, 5% is right for the gold 5.
         """
         return self._graded(answer, boxed_answer(completion), bool(_PERCENT.search(question)))
 
     def grade_text(self, answer: MathAnswer, text: str) -> Grade:
-        """Grade a text with or without a box; without one, its final answer is what reads like one."""
+        """Grade a text with or without a box. Without a box, `final_answer` looks for the answer."""
         found = final_answer(text)
         if found is not None and "\\boxed" not in text and _is_letter(answer.golds[0]):
             found = chosen_letter(text) or found
         return self._graded(answer, found, percent=False)
 
     def close(self) -> None:
-        """Do nothing: there is no process to end. Graders of programs have one."""
+        """Do nothing. Other graders have a process to end here."""
 
     def __enter__(self) -> MathGrader:
         return self
@@ -116,7 +116,7 @@ def _same(gold: str, extracted: str, cleaned: str, rules: Rules) -> bool:
     gold_body, gold_about = split_qualifier(gold)
     gold_shape = _shape(gold_body)
     if gold_shape.kind == "list" and "," in extracted and _DIGITS_AND_COMMAS.fullmatch(extracted):
-        cleaned = clean(extracted, join_thousands=False)  # 40,150 beside 40, 150
+        cleaned = clean(extracted, join_thousands=False)  # 40,150 is a list if the gold is one
     body, about = split_qualifier(strip_lead(cleaned))
     if same_answer(gold_shape, shape(body), rules):
         return True
@@ -125,7 +125,7 @@ def _same(gold: str, extracted: str, cleaned: str, rules: Rules) -> bool:
 
 
 def _bound_names(gold: str, gold_about: str, answer: str, about: str) -> dict[str, str]:
-    r"""Return how the bound letters of an answer are called in the gold: x = n\pi, f(t) = t + 1."""
+    r"""Map the bound letters of an answer, as in x = n\pi or f(t) = t + 1, to their names in the gold."""
     functions = _FUNCTION.match(gold), _FUNCTION.match(answer)
     if None not in functions and functions[0][1] == functions[1][1]:
         ours, theirs = functions[0][2], functions[1][2]
@@ -143,13 +143,13 @@ def _bound_names(gold: str, gold_about: str, answer: str, about: str) -> dict[st
 
 
 def _renamed(text: str, names: dict[str, str]) -> str:
-    """Return a cleaned formula with other letters; words and commands stay."""
+    """Rename letters in a cleaned formula, but not in words and commands."""
     return _LETTER_OR_WORD.sub(lambda match: names.get(match[0], match[0]), text)
 
 
 @lru_cache(maxsize=16_384)
 def _readings(gold: str) -> tuple[str, ...]:
-    """Return the cleaned gold, and what it states when it is a sentence."""
+    """Return the cleaned gold, and, if the gold is a sentence, the answer that it states."""
     cleaned = clean(_bare(gold))
     return tuple(dict.fromkeys((cleaned, strip_lead(cleaned))))
 

@@ -1,4 +1,4 @@
-"""Whether two single answers are the same: numbers, formulas, words, with or without units.
+"""Compares two answers without parts: numbers, formulas and words, with or without units.
 
 `docs/grading.md` lists the conventions.
 """
@@ -26,9 +26,9 @@ class Rules:
     """How answers are compared.
 
     Attributes:
-        tolerance: absolute error that still counts as right, of each number.
-        rounded: whether a decimal of enough digits answers an exact gold.
-        percent: whether the question asks for per cent, so that 5% is 5.
+        tolerance: the absolute error of a number that still counts as right.
+        rounded: whether a rounded decimal with enough digits is right for an exact gold.
+        percent: whether the question asks for percent, so that 5% is right for 5.
     """
 
     tolerance: float | None = None
@@ -37,10 +37,10 @@ class Rules:
 
 
 def same_leaf(gold: str, answer: str, rules: Rules) -> bool:
-    """Tell whether two cleaned formulas without outer commas, relations or brackets are the same answer.
+    """Whether two cleaned formulas without outer commas, relations or brackets are the same answer.
 
     Raises:
-        TooLarge: a formula is not worth evaluating.
+        TooLarge: a formula is too large to be evaluated.
     """
     exact = rational(gold), rational(answer)
     if None not in exact:
@@ -64,7 +64,7 @@ def same_leaf(gold: str, answer: str, rules: Rules) -> bool:
 
 @lru_cache(maxsize=4096)
 def tree_of(text: str) -> Tree | None:
-    """Return the tree of a cleaned formula; None when the grammar does not cover it."""
+    """Return the tree of a cleaned formula; None if it is not in the grammar."""
     try:
         return parse(key(text))
     except NotParsed:
@@ -72,7 +72,7 @@ def tree_of(text: str) -> Tree | None:
 
 
 def product_tree(text: str) -> Tree | None:
-    """Return the tree of a formula in which capitals side by side are a product: PV = nRT is about P and V."""
+    """Return the tree of a formula in which adjacent capitals are a product, as P and V in PV = nRT."""
     return tree_of(_CAPITALS.sub("*", text))
 
 
@@ -90,7 +90,7 @@ def _same_number(gold: str, answer: str, rules: Rules) -> bool:
 
 
 def _per_cent(text: str) -> str:
-    is_decimal = "." in text and rational(text) is not None  # and stays one, so that it may be a rounding
+    is_decimal = "." in text and rational(text) is not None  # it must stay a decimal, so that it can be a rounding
     return f"{text}*10^{{-2}}" if is_decimal else scaled(text, Fraction(1, 100))
 
 
@@ -99,7 +99,7 @@ def _same_formula(gold: str, answer: str, rules: Rules) -> bool:
     if None in trees:
         return False
     if bool(_CAPITALS.search(gold)) != bool(_CAPITALS.search(answer)) and re.search("[a-z]", gold):
-        trees = product_tree(gold), product_tree(answer)  # GM m beside G M m, but not AB beside BA
+        trees = product_tree(gold), product_tree(answer)  # GM m equals G M m, but AB does not equal BA
     try:
         if same_value(*trees):
             return True
@@ -109,7 +109,7 @@ def _same_formula(gold: str, answer: str, rules: Rules) -> bool:
 
 
 def _is_near(gold: Fraction, answer: Fraction, gold_text: str, answer_text: str, rules: Rules) -> bool:
-    """Tell whether two numbers that differ are near enough."""
+    """Whether two different numbers are close enough to be the same answer."""
     if rules.tolerance is not None and abs(gold - answer) <= Fraction(rules.tolerance):
         return True
     return rules.rounded and is_rounding(gold, answer, gold_text, answer_text)
@@ -120,5 +120,5 @@ def _is_infinite(text: str) -> bool:
 
 
 def _signs(text: str) -> tuple[bool, bool, bool]:
-    """What changes words as it changes numbers: a minus before them, a percent sign anywhere, dots after them."""
+    """Signs that change the meaning of words as of numbers: a minus before them, a percent sign, dots after them."""
     return text.lstrip().startswith("-"), "%" in text, text.endswith("...")

@@ -1,4 +1,4 @@
-"""Numbers as texts: the plain ones, which most answers are, and decimals that are roundings."""
+"""Numbers as texts: plain numbers, which most answers are, rounded decimals, and numbers with a base."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from envs.grading.math.clean import key
 from envs.grading.math.parse import MAX_DIGITS
 
 MIN_ROUNDED_DIGITS = 4
-# A decimal that is cut off and not rounded needs more digits.
+# A decimal that was cut off instead of rounded needs more digits.
 MIN_CUT_DIGITS = 6
 
 _RATIONAL = re.compile(r"([-+]?)(?:(\d+)(?:\.(\d*))?|\.(\d+))(?:/(\d+))?")
@@ -41,7 +41,7 @@ def rational(text: str) -> Fraction | None:
 
 
 def is_rounding(gold: Fraction, answer: Fraction, gold_text: str, answer_text: str) -> bool:
-    """Tell whether one of the two is a decimal and the other an exact number that it is the rounding of."""
+    """Whether one number is a decimal and the other an exact number that rounds to it."""
     gold_match, answer_match = (_DECIMAL.fullmatch(key(text)) for text in (gold_text, answer_text))
     if bool(gold_match) == bool(answer_match):
         return False
@@ -58,7 +58,7 @@ def is_rounding(gold: Fraction, answer: Fraction, gold_text: str, answer_text: s
 
 
 def same_based(gold: str, answer: str) -> bool | None:
-    """Compare numbers of which one or both have a base, 101_2; None when neither has."""
+    """Compare two numbers if at least one has a base, as 101_2; None if neither has one."""
     gold = _IN_BASE.sub(r"_{\1}", gold)
     if _BASED.fullmatch(key(gold)):
         answer = _IN_BASE.sub(r"_{\1}", answer)
@@ -70,5 +70,5 @@ def same_based(gold: str, answer: str) -> bool | None:
         return matches[0].groups() == matches[1].groups()
     (sign, digits, base), bare = (matches[0].groups(), texts[1]) if matches[0] else (matches[1].groups(), texts[0])
     if digits.isalpha() or any(int(digit, 16) >= int(base) for digit in digits):
-        return False  # an option and its index; 5 is no digit in base 3
+        return False  # it is a letter with an index, or 5 in base 3, which has no such digit
     return sign + digits == bare

@@ -1,7 +1,7 @@
-"""From a cleaned formula to a tree: numbers, names, the four operations, powers, roots and the usual functions.
+"""Parses a cleaned formula to a tree of numbers, names, the four operations, powers, roots and common functions.
 
 A tree is a tuple: ("number", Fraction), ("name", str), ("imaginary",), ("constant", "e" or "pi"), or
-(operation, argument, ...) with trees as arguments. There is no evaluation here, so no formula is expensive.
+(operation, argument, ...) with trees as arguments. Nothing is evaluated here, so that no formula is expensive.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Tree = tuple
 
 
 class NotParsed(ValueError):
-    """The text is no formula of this grammar."""
+    """The text is not a formula of this grammar."""
 
 
 class TooLarge(ValueError):
-    """The formula is longer, deeper or worth more digits than a final answer can be."""
+    """The formula is too long, too deep or has too many digits for a final answer."""
 
 
 _ACCENTED = r"\\(?:overline|vec|hat|bar|overrightarrow|tilde)(?:\{[A-Za-z]\w*(?:_\{\w+\})?\}|\s?[A-Za-z])"
@@ -36,7 +36,7 @@ _TOKEN = re.compile(
     r"|(?P<repeating>\d+\.\d*\\(?:overline|dot)\{\d+\})"
     rf"|(?P<endless>{_ENDLESS})"
     r"|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+(?![\d.]))?)"
-    # AB is a segment or a product of matrices, never BA.
+    # AB is one name, because it may be a segment or a product of matrices; it never equals BA.
     rf"|(?P<name>(?:{_ACCENTED}|(?:{_GREEK})(?![a-zA-Z])|[A-Z](?:\s?[A-Z])*|[a-z])"
     r"(?:_(?:\{(?:[^{}]|\{[^{}]*\})*\}|\w|\\[a-zA-Z]+))?'*)"
     r"|(?P<command>\\[a-zA-Z]+)"
@@ -66,8 +66,9 @@ def parse(text: str) -> Tree:
     """Return the tree of a formula, which is the `clean.key` of an answer.
 
     Raises:
-        NotParsed: it has something that is not in the grammar.
-        TooLarge: it is beyond the limits of this module, or repeats the question: an integral, a sum, a limit.
+        NotParsed: the text is not in the grammar.
+        TooLarge: the formula exceeds the limits of this module, or has an integral, a sum or a limit, which would only
+            repeat the question.
     """
     if UNEVALUATED.search(text):
         raise TooLarge("no final answer")
@@ -79,7 +80,7 @@ def parse(text: str) -> Tree:
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
-    """Return (kind, text) of each token. Blanks count for nothing except between two numbers."""
+    """Return (kind, text) of each token. Blanks have a meaning only between two numbers."""
     tokens, position = [], 0
     while position < len(text):
         match = _TOKEN.match(text, position)
@@ -110,7 +111,7 @@ class _Parser:
         return self._tokens[self._position][0]
 
     def _next(self) -> str:
-        """Move on and return the token left behind."""
+        """Return the current token and go on to the next one."""
         left = self.token
         if not left:
             raise NotParsed("the formula ends too early")
@@ -185,7 +186,7 @@ class _Parser:
         raise TooLarge("many signs after a term")
 
     def _enclosed(self, closing: str, num_bars: int = 0) -> Tree:
-        """Read on after an opening bracket."""
+        """Read the content of a bracket that has been opened, and the closing bracket."""
         outer, self._num_bars = self._num_bars, num_bars
         tree = self.sum()
         self._num_bars = outer
@@ -251,7 +252,7 @@ class _Parser:
         return trees
 
     def _argument(self) -> Tree:
-        """Read what a function without brackets extends over: the 2x of "sin 2x cos x"."""
+        """Read the argument of a function, with or without brackets: the 2x of "sin 2x cos x"."""
         if self.token in ("(", "{", "["):
             return self._postfix(self._atom())
         tree = self._signed()

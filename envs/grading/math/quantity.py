@@ -1,4 +1,4 @@
-r"""Numbers with what is measured or counted after them: 5 \text{ cm}, 60°, 3 hours and 30 minutes, 2 \pmod 5."""
+r"""Numbers with units, counted things or a modulus: 5 \text{ cm}, 60°, 3 hours and 30 minutes, 2 \pmod 5."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SameNumber = Callable[[str, str], bool]
 
 
 def same_quantity(gold: str, answer: str, same_number: SameNumber) -> bool:
-    """Tell whether two numbers with words, degrees or a modulus are the same; `same_number` compares what is left."""
+    """Whether two numbers with words, degrees or a modulus are the same. `same_number` compares the bare numbers."""
     if is_compound(gold) or is_compound(answer):
         totals = _total(gold), _total(answer)
         return None not in totals and totals[0] == totals[1]
@@ -54,7 +54,7 @@ def same_quantity(gold: str, answer: str, same_number: SameNumber) -> bool:
 
 @lru_cache(maxsize=1024)
 def is_compound(text: str) -> bool:
-    r"""Tell whether this is one quantity in several units: 3 hours and 30 minutes."""
+    r"""Whether a text is one quantity in several units, as 3 hours and 30 minutes."""
     return r"\text" in text and len(_PART.findall(text)) > 1 and _total(text) is not None
 
 
@@ -67,7 +67,7 @@ def scaled(number: str, factor: Fraction) -> str:
 
 
 def _total(text: str) -> tuple[Fraction, tuple] | None:
-    """Return the sum of the parts of a quantity and its dimensions; None for what is no quantity with units."""
+    """Return the sum of the parts of a quantity and its dimensions; None if the text is not a quantity with units."""
     total, place, units = Fraction(0), 0, []
     while place < len(text):
         match = _PART.match(text, place)
@@ -83,7 +83,7 @@ def _total(text: str) -> tuple[Fraction, tuple] | None:
 
 
 def _residue(text: str) -> tuple[str, str] | None:
-    """Take the modulus off an answer."""
+    """Split an answer into number and modulus; None if it has no modulus."""
     match = _MODULUS.search(text, max(0, len(text) - _TAIL_CHARS))
     return (text[: match.start()].strip(), match[1]) if match and text[: match.start()].strip() else None
 
@@ -98,7 +98,7 @@ def _same_residue(gold: tuple[str, str], answer: tuple[str, str], same_number: S
 
 
 def _quantity(text: str) -> tuple[str, Words] | None:
-    """Take the unit off an answer; None when the words in it are no unit."""
+    """Split an answer into its number and the words after it; None if that is not possible."""
     tail = max(0, len(text) - _TAIL_CHARS)
     degrees = _DEGREES.search(text, tail)
     if degrees and text[: degrees.start()].strip() and not _FUNCTION.search(text):

@@ -1,7 +1,7 @@
-"""From a cleaned formula to its shape: a number, a list, a point, an interval, a set, a matrix, an equation.
+"""Finds the shape of a cleaned formula: a number, a list, a point, an interval, a set, a matrix, an equation.
 
-A shape splits an answer into the parts that are compared one by one, so that brackets, order and the names before "="
-get the meaning that they have in an answer, whatever evaluates the parts.
+A shape has the parts of an answer, which are compared one by one. It gives brackets, order and the names before "=" the
+meaning that they have in an answer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OPERATIONS = ("or", "and", "union", "intersection", "difference")
 
 
 def shape(text: str, nesting: int = 0) -> Shape:
-    """Return the shape of a cleaned formula; what makes no sense is a leaf."""
+    """Return the shape of a cleaned formula. A formula that cannot be divided is a leaf."""
     text = named_set(text.strip())
     if nesting > MAX_NESTING or not _SPECIAL.search(text) or is_compound(text):
         return leaf(text)
@@ -98,7 +98,7 @@ def _table(text: str, table: re.Match, read: Read) -> Shape:
 
 
 def _expanded(text: str, read: Read) -> Shape | None:
-    r"""Return the list that \pm stands for; the signs are chosen one by one, unless \mp ties them together."""
+    r"""Return the list of values that \pm stands for. The signs are independent unless the formula has an \mp."""
     pieces = _PLUS_MINUS.split(text)
     signs = pieces[1::2]
     if not signs or len(signs) > MAX_PLUS_MINUS or re.search(r"!=|\\in|[<>]|\\begin", text):
@@ -134,7 +134,7 @@ def _bracketed(text: str, read: Read) -> Shape | None:
 
 
 def _built(text: str, element: str, condition: str, read: Read) -> Shape | None:
-    """Return the set of all real x with a property as that condition; None for sets of anything else."""
+    """Return the shape of the condition for a set of all real x that meet it; None for other sets."""
     match = re.fullmatch(r"([A-Za-z])\s*(?:\\in\s*(?:\\mathbb\{R\}|R))?", element)
     if match is None:
         return None
@@ -146,7 +146,7 @@ def _built(text: str, element: str, condition: str, read: Read) -> Shape | None:
 
 
 def _flat(pieces: list[str], read: Read) -> list[Shape]:
-    """Return the items of a list; an item that is a list itself (1 \\pm 2) gives its items."""
+    """Return the items of a list. An item that is itself a list (1 \\pm 2) is replaced by its items."""
     items: list[Shape] = []
     for item in map(read, pieces):
         items += [replace(part, name=part.name or item.name) for part in item.items] if item.kind == "list" else [item]

@@ -1,4 +1,4 @@
-"""What equations and inequalities say: a named value, a set of numbers, or nothing but themselves."""
+"""Finds the shape of equations and inequalities: a named value, a set of numbers, or a plain relation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from envs.grading.math.shape import Shape, is_name, is_variable, leaf
 from envs.grading.math.value import names, real, replaced
 
 FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-# How far a rough value may be from the exact one.
+# The largest relative error of an approximate value.
 MAX_ROUGH = Fraction(1, 20)
 REALS = leaf(r"\mathbb{R}")
 
@@ -54,7 +54,7 @@ def _joined(sides: list[str], signs: list[str]) -> str:
 
 
 def _without_rough_value(sides: list[str], signs: list[str]) -> tuple[list[str], list[str]] | None:
-    r"""Return a chain up to \approx; None when what follows is not about what is before, as 1.41 is about \sqrt{2}."""
+    r"""Return a chain up to \approx; None if the value after it is no approximation, as 1.41 is for \sqrt{2}."""
     place = signs.index("≈")
     if place == 0 and is_name(sides[0]):
         return sides[:2], ["="]
@@ -76,14 +76,14 @@ def _equation(sides: list[str], signs: list[str], read: Read) -> Shape:
         return Shape("relation", _joined(sides, signs), (leaf(left), leaf(right)), brackets="=")
     results = [side for side in sides if not _OPERATION.search(side) and re.search(r"\d", side) and not is_name(side)]
     if not all(map(_may_be_equal, results, results[1:])):
-        return _plain(sides, signs)  # it contradicts itself: x = 9 = 5
+        return _plain(sides, signs)  # a chain that contradicts itself: x = 9 = 5
     return replace(read(value), name=key(name))
 
 
 def _is_calculation(left: str, right: str) -> bool:
-    """Tell whether the right side is what comes out on the left: 2+4 = 6, and not 7 = 34."""
+    """Whether the right side is the result of the left side: 2+4 = 6, but not 7 = 34."""
     if re.search("[A-Za-z]", _KNOWN.sub("", left)) or _BASED.search(left + right):
-        return False  # 51_{10} = 201_5 is no calculation
+        return False  # 51_{10} = 201_5 is not a calculation
     trees = tree_of(left), tree_of(right)
     if trees[1] is None and r"\text" not in left + right:
         return trees[0] is None
@@ -91,7 +91,7 @@ def _is_calculation(left: str, right: str) -> bool:
 
 
 def _may_be_equal(one: str, other: str) -> bool:
-    """Tell whether two numbers are the same, or roughly so if the other is a decimal, or beyond us."""
+    """Whether two numbers are equal, or nearly equal and the second is a decimal, or too large to be compared."""
     if r"\text" in one + other:
         return same_leaf(one, other, Rules())
     distance = _distance(one, other)
@@ -99,7 +99,7 @@ def _may_be_equal(one: str, other: str) -> bool:
 
 
 def _distance(one: str, other: str) -> Fraction | None:
-    """Return how far two numbers are apart, in relation to the first; None when one is no number or a large one."""
+    """Return the distance of two numbers relative to the first; None if one is no number, or too large."""
     try:
         trees = tree_of(one), tree_of(other)
         if None in trees or any(map(names, trees)):
@@ -113,7 +113,7 @@ def _distance(one: str, other: str) -> Fraction | None:
 
 
 def _single(left: str, sign: str, right: str, read: Read) -> Shape | None:
-    """Return x < 3 as an interval, x != 3 as what is left without some points; None for anything else."""
+    """Return the shape of a relation with one name: x < 3 is an interval, x != 3 a difference of sets. Else None."""
     text = f"{left}{sign}{right}"
     if is_variable(right) and not is_name(left):
         left, sign, right = right, FLIPPED.get(sign, sign), left
@@ -127,7 +127,7 @@ def _single(left: str, sign: str, right: str, read: Read) -> Shape | None:
 
 
 def _without_constant(text: str, left: str, sign: str, right: str) -> Shape | None:
-    """Return x - 2 >= 0 or -x <= -2 as x >= 2."""
+    """Return the interval of an inequality such as x - 2 >= 0 or -x <= -2, which is x >= 2; None for others."""
     trees = tree_of(left), tree_of(right)
     if None in trees or sign not in FLIPPED:
         return None
@@ -164,7 +164,7 @@ def _between(text: str, sides: list[str], signs: list[str]) -> Shape | None:
 
 
 def _of_absolute_value(sides: list[str], signs: list[str], read: Read) -> Shape | None:
-    """Return |x| < 3 as what it says of x, when x is positive or negative."""
+    """Return the set of all x that meet a condition such as |x| < 3, as the union of x >= 0 and x < 0."""
     name = next(match[1] for side in sides if (match := _ABSOLUTE.fullmatch(side)))
     text = _joined(sides, signs)
     negative = [f"-({side})" if side != f"|{name}|" else name for side in sides], [FLIPPED[sign] for sign in signs]

@@ -1,8 +1,8 @@
-r"""Sets of real numbers: x != 1, (-\infty, 1) \cup (1, \infty) and \mathbb{R} \setminus \{1\} are one.
+r"""Compares sets of real numbers: x != 1, (-\infty, 1) \cup (1, \infty) and \mathbb{R} \setminus \{1\} are the same.
 
-A set is compared at the points where formulas are (`value`), so that its ends may hold names. At a point it is the
-sorted places where one enters or leaves it on the way from minus infinity: (1, 0) lies just before 1 and (1, 1) just
-after it, so that [1, 2) is entered at (1, 0) and left at (2, 0).
+The ends of a set may contain names. Two sets are compared at several points, at which names have values (`value`). At a
+point, a set is a sorted list of cuts, where the set begins or ends on the number line. The cut (1, 0) is just before 1,
+and (1, 1) is just after it. So [1, 2) is the list (1, 0), (2, 0).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REALS: Cuts = [(-math.inf, 1), (math.inf, 0)]
 
 
 def is_set(shape: Shape) -> bool:
-    """Tell whether an answer can be nothing but a set of numbers; a pair in brackets may also be a point."""
+    """Whether an answer can only be a set of numbers. A pair in brackets may also be a point."""
     if shape.kind in _SETS or shape.text in (r"\mathbb{R}", r"\emptyset"):
         return True
     if shape.kind != "list" or not any(map(is_set, shape.items)):
@@ -37,7 +37,7 @@ def is_set(shape: Shape) -> bool:
 
 
 def same_set(gold: Shape, answer: Shape) -> bool:
-    """Tell whether two answers are the same set of real numbers."""
+    """Whether two answers are the same set of real numbers."""
     try:
         return all(_cuts(gold, point) == _cuts(answer, point) for point in range(NUM_POINTS))
     except Undefined:
@@ -69,7 +69,7 @@ def _cuts(shape: Shape, point: int) -> Cuts:
     if shape.kind == "list" and all(item.kind in _SETS and item.name for item in shape.items):
         both = _combined(parts, all)
         if all(item.kind == "difference" for item in shape.items) or (both and shape.brackets != "or"):
-            return both  # x > 1 and x < 3, but not: x < 1, x > 3
+            return both  # an intersection: x > 1 and x < 3, but not x < 1, x > 3
     return _combined(parts, any)
 
 
@@ -91,13 +91,13 @@ def _end(shape: Shape, point: int) -> Fraction | float:
     if text.lstrip("+-") == r"\infty":
         return -math.inf if text[0] == "-" else math.inf
     tree = tree_of(shape.text) if shape.kind == "leaf" else None
-    if tree is None or (tree[0] == "name" and tree[1].isupper()):  # A is a set itself
+    if tree is None or (tree[0] == "name" and tree[1].isupper()):  # a capital is the name of a set
         raise Undefined("no number")
     return real(tree, point)
 
 
 def _combined(parts: list[Cuts], contains: Callable[[list[bool]], bool]) -> Cuts:
-    """Return the set of what `contains` says of, given for each part whether it is inside."""
+    """Combine sets. `contains` gets a list with True for each set that has a point, and decides for the result."""
     cuts: Cuts = []
     for cut in sorted(set(_flat(parts))):
         inside = [bisect_right(part, cut) % 2 == 1 for part in parts]

@@ -1,4 +1,4 @@
-"""What kind of answer a formula is, and the small questions about its text that decide it."""
+"""The shape of an answer, and tests of a text that decide it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ class Shape:
     """One answer or part of one.
 
     Attributes:
-        kind: "leaf"; "list", "set"; "tuple" in brackets; "interval" from an inequality; "union", "intersection",
-            "difference" of sets; "or", "and" of statements; "matrix", "cases", "ratio", "relation".
+        kind: "leaf" for an answer without parts; "list", "set"; "tuple" for a list in brackets; "interval" for an
+            inequality; "union", "intersection", "difference" of sets; "or", "and" of statements; "matrix", "cases",
+            "ratio", "relation".
         text: the cleaned formula.
-        items: the parts; of a matrix all entries, row by row; of a relation its two sides.
-        name: what stands before "=" or "\\in", when that is just a name.
-        brackets: of a tuple its two brackets, of a matrix "rows x columns", of a relation its sign, of a list what
-            joins its parts: "and", "or" or ",".
+        items: the parts. Those of a matrix are its entries, row by row; those of a relation are its sides.
+        name: the text before "=" or "\\in" if it is a name, else "".
+        brackets: the two brackets of a tuple; "rows x columns" of a matrix; the signs of a relation; the joiner of a
+            list, which is "and", "or" or ",".
     """
 
     kind: str
@@ -54,7 +55,7 @@ class Shape:
     brackets: str = ""
 
 
-BOUND = "bound"  # the name in a set by its property
+BOUND = "bound"  # the name of the variable in a set that is defined by a condition
 
 
 def leaf(text: str) -> Shape:
@@ -63,12 +64,12 @@ def leaf(text: str) -> Shape:
 
 
 def point(items: tuple[Shape, ...]) -> Shape:
-    """Return several named or unnamed parts as one in a given order."""
+    """Return parts, with or without names, as a tuple."""
     return Shape("tuple", ",".join(f"{item.name}={item.text}" for item in items), items, brackets="()")
 
 
 def split(text: str, what: str) -> tuple[list[str], list[str]]:
-    """Split at the separators of a kind that are inside no brackets; also return these separators."""
+    """Split a text at the separators of a kind outside of brackets; return the pieces and the separators."""
     pieces, separators, depth, start = [], [], 0, 0
     for match in _BRACKETS_OR[what].finditer(text):
         found = match[0]
@@ -84,7 +85,7 @@ def split(text: str, what: str) -> tuple[list[str], list[str]]:
 
 
 def closes_at_end(text: str) -> bool:
-    """Tell whether the bracket at the start is closed by the last character; ( may be closed by ]."""
+    """Whether the last character closes the bracket at the start. A ] may close a (."""
     depth = 0
     for place, char in enumerate(text):
         depth += (char in "([{") - (char in ")]}")
@@ -94,14 +95,14 @@ def closes_at_end(text: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """Tell whether this is what an answer may be called: x, x_1, f(x), |AB|, \\angle ABC, (x, y), AB/CD, A:B."""
+    """Whether a text can be the name of an answer: x, x_1, f(x), |AB|, \\angle ABC, (x, y), AB/CD, A:B."""
     plain = _SUBSCRIPT.sub("", key(text))
     if not plain or len(plain) > 80:
         return False
     if plain[0] == "(" and plain[-1] == ")" and "," in plain:
         return all(map(is_name, plain[1:-1].split(",")))
     if "\\text" in plain and CHANGING & set(re.findall(r"[a-z']+", text.lower())):
-        return False  # not y = 3
+        return False  # as in "not y = 3"
     ratio = _RATIO_OF_NAMES.fullmatch(plain)
     if ratio:
         return all(is_name(part) for part in ratio.groups() if part)
@@ -109,15 +110,15 @@ def is_name(text: str) -> bool:
 
 
 def is_variable(text: str) -> bool:
-    """Tell whether this is a name and can be nothing else, as e and i can."""
+    """Whether a text is a name and nothing else. e and i are also numbers."""
     return is_name(text) and text not in ("e", "i")
 
 
 def is_sum_of_names(text: str) -> bool:
-    """Tell whether a left side is something that a question may ask for besides a name: m+n, xy."""
+    """Whether a left side is a sum or product of names, for which a question may ask: m+n, xy."""
     return bool(_SUM_OF_NAMES.fullmatch(_SUBSCRIPT.sub("", text)))
 
 
 def is_letters_only(text: str) -> bool:
-    """Tell whether a left side has no numbers in it: x+y, ab."""
+    """Whether a left side has letters and no numbers: x+y, ab."""
     return bool(_LETTERS_ONLY.fullmatch(_SUBSCRIPT.sub("", text)))

@@ -1,6 +1,6 @@
-"""Tables: what commands, unicode and symbols are called in the one spelling of `clean`."""
+"""Tables of commands, unicode characters and symbols with their normal spelling in `clean`."""
 
-# Lists of words read better as one text, and symbols that look like others are the point of this file.
+# Lists of words are easier to read as one text, and the table must contain symbols that look alike.
 # ruff: noqa: SIM905, RUF001
 
 import unicodedata
@@ -50,7 +50,7 @@ def _fraction(char: str) -> str:
 UNICODE = str.maketrans(
     {_greek(name): f"\\{name} " for name in [*_GREEK.split(), "pi"]}
     | {char: _fraction(char) for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"}
-    | {chr(0xFF01 + n): chr(0x21 + n) for n in range(94)}  # characters of full width
+    | {chr(0xFF01 + n): chr(0x21 + n) for n in range(94)}  # full-width characters
     | dict.fromkeys("−–—‐‑﹣－", "-")
     | dict.fromkeys("×·⋅∙∗＊", "*")
     | dict.fromkeys("\u00a0\u2009\u202f\u2002\u2003\u3000", " ")
@@ -72,7 +72,7 @@ FUNCTIONS = frozenset(
         max min gcd lcm
     """.split()
 )
-# What some languages call them.
+# Names in other languages.
 FUNCTION_ALIASES = {
     "tg": "tan",
     "ctg": "cot",

@@ -1,9 +1,9 @@
-"""Where the final answer of a math completion stands, as text.
+"""Finds the final answer in the text of a math completion.
 
-`boxed_answer` is what training uses: the last \\boxed{...}, nothing else. `final_answer` also reads texts without a
-box the way people do: "the answer is ...", the last formula, the last number.
+Training uses `boxed_answer`, which accepts only the last \\boxed{...}. `final_answer` also searches texts without a
+box: for "the answer is ...", the last formula, or the last number.
 
-Everything here is linear in the length of the text, whatever the text says.
+The time of all functions is linear in the length of any text.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from envs.grading.math.symbols import FUNCTIONS
 
 MAX_BOXES = 32
 MAX_CONNECTOR_CHARS = 40
-# Only the end of a long text is searched for an answer that is in no box.
+# For an answer without a box, only the end of a long text is searched.
 MAX_TAIL_CHARS = 4_000
 
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
-# \boxed 7: TeX takes one token, people mean the number.
+# In \boxed 12 TeX reads one token, but authors mean the whole number.
 _BARE_BOX = re.compile(r"[^\s{}$\\]{1,400}")
 _BOX_NAMES = ("\\boxed", "\\fbox")
 
-# What stands between two boxes of one list: "\boxed{1} \text{ and } \boxed{2}".
+# The text between two boxes of one list: "\boxed{1} \text{ and } \boxed{2}".
 _SEPARATORS = re.compile(r"(?:[\s$,;]|\\[()\[\],;! ]|\\q?quad(?![a-z])|\\text\s*\{\s*(?:and|or)\s*\}|and|or)*")
 _ENDS_IN_AND = re.compile(r"(?<![a-z])and[\s$}(\[\\]*\Z")
 # The name of a box: "x = \boxed{1} and y = \boxed{2}".
@@ -69,39 +69,38 @@ _BEFORE_LETTER = re.compile(rf"(?:(?<![\w'])[A-J][\s)*]*{_JOINS}|\b(?:not|never|
 
 
 def boxed_answer(completion: str) -> str | None:
-    """Return what the last box of the final part holds; None when there is no complete box.
+    """Return the content of the last box in the final part; None if there is no complete box.
 
-    The final part is what comes after the last `</think>`; a completion that opens `<think>` and never closes it has
-    none. Boxes that are joined by nothing but separators ("\\boxed{1}, \\boxed{2} and \\boxed{3}") are one list, so
-    that a completion gains nothing by boxing several candidates. A box whose brace is never closed was cut off and
-    does not count.
+    The final part is the text after the last `</think>`. A completion that opens `<think>` and never closes it has no
+    final part. Boxes with only separators between them ("\\boxed{1}, \\boxed{2} and \\boxed{3}") are one list, so that
+    several candidates are no advantage. A box whose brace is never closed was cut off and does not count.
     """
     text = final_part(completion)
     return None if text is None else _last_boxes(text)
 
 
 def final_answer(text: str) -> str | None:
-    """Return the answer of a text with or without a box; None when there is nothing like one."""
+    """Return the answer in a text with or without a box; None if there is none."""
     part = final_part(text)
     if part is None or not part.strip():
         return None
     boxed = _last_boxes(part)
     if boxed is not None or (_BOX.search(part) and "\\boxed{" not in part):
         return boxed
-    if "\\boxed{" in part:  # it was cut off
+    if "\\boxed{" in part:  # the box was cut off
         return part.rpartition("\\boxed{")[2].strip() or None
     return _unboxed(_SPECIAL_TOKEN.split(part)[0].strip())
 
 
 def final_part(completion: str) -> str | None:
-    """Return what comes after the thought; None when the thought never ends."""
+    """Return the text after the thought; None if the thought never ends."""
     end = completion.rfind("</think>")
     part = completion if end < 0 else completion[end + len("</think>") :]
     return None if "<think>" in part else part
 
 
 def chosen_letter(text: str) -> str | None:
-    """Return the option A..J that a text without a box settles on: the first after "answer", else the last.
+    """Return the option A to J that a text without a box chooses: the first one after "answer", else the last one.
 
     None where the text names several options together ("B and C") or takes the option back ("B is wrong").
     """
@@ -115,7 +114,7 @@ def chosen_letter(text: str) -> str | None:
 
 
 def is_prose(text: str) -> bool:
-    """Tell whether words come before the formula or number, as opposed to "12 cm" or "Monday"."""
+    """Whether a text has words before its formula or number, unlike "12 cm" or "Monday"."""
     plain = _NOT_WORDS.sub("", text)
     last_math = max((plain.rfind(char) for char in "0123456789$"), default=-1)
     if _CJK.search(plain):
@@ -132,8 +131,8 @@ def _is_word(token: str) -> bool:
 
 def _last_boxes(text: str) -> str | None:
     contents: list[str] = []
-    boxes: list[str] = []  # the same with the names before them
-    after: int | None = None  # where the box that follows in the list starts
+    boxes: list[str] = []  # the contents with the names before the boxes
+    after: int | None = None  # the start of the next box in the list
     end = len(text)
     for _ in range(MAX_BOXES):
         start = max(text.rfind(name, 0, end) for name in _BOX_NAMES)
@@ -158,7 +157,7 @@ def _last_boxes(text: str) -> str | None:
 
 
 def _box_at(text: str, start: int) -> tuple[str, int] | None:
-    """Return the content of the box that starts here and where it ends; None for a box that is not closed."""
+    """Return the content and the end of the box at `start`; None if it is not closed."""
     content = _BOX.match(text, start).end()
     if not text.startswith("{", content):
         match = _BARE_BOX.match(text, content)
@@ -175,7 +174,7 @@ def _box_at(text: str, start: int) -> tuple[str, int] | None:
 
 
 def _joins(between: str) -> bool:
-    """Tell whether two boxes with this text between them are parts of one list."""
+    """Whether two boxes with this text between them are parts of one list."""
     if len(between) > MAX_CONNECTOR_CHARS:
         return False
     if _SEPARATORS.fullmatch(between):
@@ -204,7 +203,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _last_formula(text: str) -> str | None:
-    """Return the last formula between dollars (or the like) or the last number, whichever ends later."""
+    """Return the last formula in math delimiters or the last number, whichever ends later."""
     formula, end = None, -1
     for match in _MATH.finditer(text):
         content = match[match.lastindex]

@@ -1,9 +1,9 @@
-"""What the words after a number do to it: units of measure, multipliers such as "million", nouns that are counted.
+"""Interprets the words after a number: units of measure, multipliers such as "million", and counted things.
 
-A word that is none of these changes the meaning of an answer, or may do so, and is then compared as it stands.
+Any other word may change the meaning of an answer, and is therefore compared as text.
 """
 
-# Lists of words read better as one text.
+# Lists of words are easier to read as one text.
 # ruff: noqa: SIM905
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import takewhile
 from math import prod
 
-# dimension: the names and the scale of each unit
+# For each dimension, the names and the scale of its units.
 _TABLE = {
     "length": "m meter metre 1 | in inch inches .0254 | ft foot feet .3048 | yd yard .9144 | mi mile 1609.344",
     "mass": "g gm gram .001 | kilo 1 | t ton tonne 1000 | lb lbs pound .45359237 | oz ounce .028349523125",
@@ -46,7 +46,7 @@ _TABLE = {
 _PREFIXES = {"k": ("kilo", "1000"), "d": ("deci", ".1"), "c": ("centi", ".01"), "m": ("milli", ".001")}
 _PREFIXES |= {"u": ("micro", ".000001"), "n": ("nano", ".000000001")}
 _PREFIXED = "km dm cm mm um nm kg mg ml ms kj kn kw mv ma khz kpa"
-# These are counted as things are, but have no plural in -s, or are so common that they may stand in a product.
+# These are counted as things are. They have no plural in -s, or are so common that they may be part of a product.
 _OTHER = """
     yuan euro rupee ruble won pound-sterling yen franc peso acre hectare radian rad calorie kcal byte bit unit item
     person people child children man men woman women mouse mice goose geese foot fish sheep deer total each
@@ -57,7 +57,7 @@ _SQUARES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _AFTER_A_UNIT = frozenset("of long high tall wide old each per".split())
 _PREPOSITIONS = frozenset("of per in on for".split())
-# As nouns these would pass for things that are counted, and yet they change the number or take it back.
+# These look like nouns for counted things, but they change the number or deny it.
 _NOT_COUNTED = frozenset(
     """
     times plus minus less is was has does plus-minus versus always perhaps besides unless across tens hundreds
@@ -70,7 +70,7 @@ _NOT_COUNTED = frozenset(
     zillions gazillions googols lakhs crores quadrillions quintillions
     """.split()
 )
-# No word of a noun phrase: negations, hedges, operations, comparisons, numbers.
+# These are never part of a noun phrase: negations, hedges, operations, comparisons, numbers.
 CHANGING = frozenset(
     """
     not no never or and nor and/or but except if unless when than more less fewer least most at up to between from
@@ -83,7 +83,7 @@ CHANGING = frozenset(
     """.split()
 )
 
-# A scale and the powers of the dimensions.
+# A scale, and the powers of the dimensions.
 Unit = tuple[Fraction, tuple[tuple[str, int], ...]]
 
 
@@ -105,7 +105,7 @@ _UNITS = _by_name()
 # Units of one letter are case-sensitive.
 _LETTERS = {"C": "coulomb", "F": "farad", "T": "tesla"} | {letter: letter.lower() for letter in "msghltKJNWVAL"}
 LETTER_UNITS = frozenset(_LETTERS)
-# Words that need no \\text around them to be words.
+# Words that are recognised without \\text around them.
 SHORT_WORDS = (
     frozenset(
         """
@@ -120,12 +120,12 @@ _TOKEN = re.compile(r"[A-Za-z][A-Za-z'-]*|\^\{?(-?\d)\}?|[/*·.]|\s+")
 
 @dataclass(frozen=True)
 class Words:
-    """What stands after a number.
+    """The words after a number.
 
     Attributes:
-        factor: what the number is to be multiplied by: 10**6 for "million".
-        unit: scale and dimensions; None when there is no known unit.
-        noun: what is counted, if that is no known unit.
+        factor: the factor of the number, such as 10**6 for "million".
+        unit: scale and dimensions; None if there is no known unit.
+        noun: the counted things, if they are no known unit.
     """
 
     factor: int = 1
@@ -138,7 +138,7 @@ NOTHING = Words()
 
 @lru_cache(maxsize=4096)
 def read_words(text: str) -> Words | None:
-    """Read the words after a number; None when they may change what it means."""
+    """Interpret the words after a number; None if they may change its meaning."""
     factor = 1
     rest: list[str] = []
     for word in re.sub(r"[(),]", " ", text).strip(" .").split():
@@ -161,7 +161,7 @@ def read_words(text: str) -> Words | None:
 
 
 def factors(gold: Words, answer: Words) -> tuple[Fraction, Fraction] | None:
-    """Return what the numbers before two texts are to be multiplied by; None when these are about different things."""
+    """Return the factors that convert the numbers before two texts; None if the texts are about different things."""
     scales = [Fraction(1), Fraction(1)]
     if gold.unit and answer.unit:
         if gold.unit[1] != answer.unit[1]:
@@ -176,7 +176,7 @@ def factors(gold: Words, answer: Words) -> tuple[Fraction, Fraction] | None:
 
 
 def changes_meaning(text: str) -> bool:
-    r"""Tell whether a text has words that change what follows them: \text{the opposite of }."""
+    r"""Whether a text has words that change the meaning of the following text: \text{the opposite of }."""
     words = re.findall(r"[a-z-]+", text.lower())
     return bool(re.search(r"\b(?:square|cube) of\b", text)) or any(
         word in CHANGING or word in _NOT_COUNTED or f"{word}s" in _NOT_COUNTED for word in words
@@ -184,7 +184,7 @@ def changes_meaning(text: str) -> bool:
 
 
 def _unit(text: str) -> Unit | None:
-    """Return a product of units, as "km/h", "square feet", "m s^{-1}" or "dollars per hour" name it."""
+    """Return the unit of a text such as "km/h", "square feet", "m s^{-1}" or "dollars per hour"."""
     if text == "square":
         return Fraction(1), (("area", 1),)
     text = _SPEEDS.get(text.lower(), text)
@@ -228,7 +228,7 @@ def _named_unit(word: str) -> tuple[Fraction, str] | None:
 
 
 def _is_counted(words: list[str]) -> bool:
-    """Tell whether this is a noun phrase in the plural: toy helicopters, liters of paint."""
+    """Whether the words are a noun phrase in the plural, such as toy helicopters or liters of paint."""
     if CHANGING & set(words) or not all(re.fullmatch(r"[a-z][a-z'-]+", word) for word in words):
         return False
     words = list(takewhile(lambda word: word not in _PREPOSITIONS, words))
@@ -240,14 +240,14 @@ def _is_counted(words: list[str]) -> bool:
 
 
 def _is_measured(measure: Words, thing: Words) -> bool:
-    """Tell whether one is measured and the other counted: cm and apples."""
+    """Whether one is a measure and the other a counted thing, such as cm and apples."""
     if measure.unit is None or not thing.noun or any(map(_named_unit, thing.noun.split())):
         return False
     return any(dimension in _TABLE for dimension, _ in measure.unit[1])
 
 
 def _stems(noun: str) -> set[str]:
-    """Return what two nouns share that may be the same thing: red apples, apples."""
+    """Return the singulars of the words. Red apples and apples have one in common, so they may be the same thing."""
     return {_singular(word) for word in noun.split()}
 
 

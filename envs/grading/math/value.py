@@ -1,9 +1,9 @@
-"""The value of a formula: an exact fraction where it has one, else digits enough to see its smallest term.
+"""The value of a formula: an exact fraction if possible, else a number with enough digits to show its smallest term.
 
-Two formulas with the same values at many points are taken for equal, which is how polynomial identities are tested:
-the points are arbitrary 64-bit fractions, so a wrong answer hits all of them with a probability of about 1e-18 per
-degree. Names stand for numbers of both signs and of several magnitudes, because absolute values, roots and integer
-parts differ in some places only.
+Two formulas count as equal if they have the same values at many points, as in tests of polynomial identities. The
+points are pseudo-random 64-bit fractions, so that a wrong formula agrees at all of them with a probability of about
+1e-18 per degree. Over the points, names have values of both signs and several magnitudes, because absolute values,
+roots and integer parts differ only in some regions.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from envs.grading.math.arithmetic import (
 )
 from envs.grading.math.parse import TooLarge, Tree
 
-# How many points the values are compared at: the first two have positive names and may have complex values.
+# Values are compared at NUM_POINTS points. At the first NUM_PRIMARY, names are positive and values may be complex.
 NUM_PRIMARY = 2
 NUM_POINTS = 9
-# Points from this number on stand for whole numbers.
+# At points from this number on, names have whole numbers as values.
 WHOLE = 100
 WHOLE_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 12, 30, 97, 256, 1000)
 
@@ -40,15 +40,15 @@ _RATIONAL = frozenset(("number", "name", "add", "subtract", "multiply", "divide"
 
 
 def same_value(left: Tree, right: Tree) -> bool:
-    """Tell whether two formulas are the same number or the same function of their names.
+    """Whether two formulas are the same number or the same function of their names.
 
-    Where a value is not real though its names are, as that of the root of a negative number, the two need not agree,
-    so that x and |x| differ while ln(x^2) and 2 ln(x) do not; where names are positive they must. `\\log` without a
-    base is natural or decimal, whichever makes them equal.
+    They must agree at all points with positive names. At other points a formula may have no real value, as the root of
+    a negative number; then the two need not agree. So x and |x| differ, but ln(x^2) and 2 ln(x) do not. `\\log` without
+    a base may be natural or decimal; one of the two must make the formulas equal.
 
     Raises:
         Undefined: a formula has no value.
-        TooLarge: a value is beyond the limits of `arithmetic`.
+        TooLarge: a value exceeds the limits of `arithmetic`.
     """
     bases = (None, 10) if _has(left, {"log"}) or _has(right, {"log"}) else (None,)
     return any(all(_same_at(left, right, point, base) for point in _points(left, right)) for base in bases)
@@ -58,8 +58,8 @@ def evaluate(tree: Tree, point: int) -> Value:
     """Return the value of a formula at one of the points.
 
     Raises:
-        Undefined: it has none.
-        TooLarge: it is, or something in it is, beyond the limits of `arithmetic`.
+        Undefined: the formula has no value.
+        TooLarge: the value or that of a part exceeds the limits of `arithmetic`.
     """
     return _Evaluation(point, None, BITS).value(tree)
 
@@ -68,7 +68,7 @@ def real(tree: Tree, point: int = 0) -> Fraction:
     """Return the value of a formula at one of the points, rounded so that equal values are equal fractions.
 
     Raises:
-        Undefined: it has none, or it is not real.
+        Undefined: the formula has no value, or the value is not real.
         TooLarge: as in `evaluate`.
     """
     return rounded(evaluate(tree, point))
@@ -83,7 +83,7 @@ def names(tree: Tree) -> frozenset[str]:
 
 
 def replaced(tree: Tree, name: str, by: Tree | int) -> Tree:
-    """Return the formula with another one, or a number, in the place of a name."""
+    """Replace a name in a formula by another formula or a number."""
     if tree == ("name", name):
         return by if isinstance(by, tuple) else ("number", Fraction(by))
     return tuple(replaced(part, name, by) if isinstance(part, tuple) else part for part in tree)
@@ -98,7 +98,7 @@ def _points(*trees: Tree) -> range:
 
 
 def _same_at(left: Tree, right: Tree, point: int, log_base: int | None) -> bool:
-    """Tell whether two formulas have the same value at a point; true where only one is real, but not at the first."""
+    """Whether two formulas have the same value at a point, or the point is not primary and one has no real value."""
     bits = BITS
     while True:
         states = [_Evaluation(point, log_base, bits), _Evaluation(point, log_base, bits)]
@@ -122,7 +122,7 @@ def _same_at(left: Tree, right: Tree, point: int, log_base: int | None) -> bool:
 
 
 class _Evaluation:
-    """One evaluation, with what it met: the largest and the smallest binary exponent, and whether it left the reals."""
+    """One evaluation. It records the largest and smallest binary exponent, and whether a value was not real."""
 
     def __init__(self, point: int, log_base: int | None, bits: int):
         self._point = point
@@ -170,7 +170,7 @@ def _has(tree: Tree, operations: set[str] | frozenset[str]) -> bool:
 
 
 def _alternates(tree: Tree) -> bool:
-    """Tell whether there is a (-1)^n in a formula."""
+    """Whether a formula contains a power of -1 such as (-1)^n."""
     if tree[0] == "power" and tree[1] == ("negate", ("number", Fraction(1))) and names(tree[2]):
         return True
     return any(map(_alternates, _parts(tree)))
@@ -189,7 +189,7 @@ def _hashed(name: str, point: int) -> Fraction:
 
 
 def _at(name: str, point: int) -> Value:
-    """Return what a name stands for at a point: about 1, of either sign, then about 8, 70, and -8; or whole."""
+    """Return the value of a name at a point. Its size and sign, and whether it is whole, depend on the point."""
     hashed = _hashed(name[:100], point)
     if point >= WHOLE and (name in _WHOLE_NAMES or point % 3 == 0):
         start = WHOLE_NUMBERS[point - WHOLE]

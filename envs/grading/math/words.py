@@ -1,4 +1,4 @@
-r"""Words in cleaned answers: phrases that name a set, qualifiers, clocks, and texts as a whole."""
+r"""Words in cleaned answers: phrases that name a set, qualifiers, times of day, and answers that are only words."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _CLOCK = re.compile(
 
 
 def strip_lead(text: str) -> str:
-    """Drop "Answer:" and the like before the answer."""
+    """Remove words such as "Answer:" before the answer."""
     option, lead = _OPTION_WORD.fullmatch(text), _LEAD.match(text) or _says(text)
     if option:
         return option[1].upper()
@@ -63,13 +63,13 @@ def strip_lead(text: str) -> str:
 
 
 def _says(text: str) -> re.Match | None:
-    r"""Return the start of an answer in a sentence: \text{The value of }x\text{ is }."""
+    r"""Match the beginning of a sentence that states an answer: \text{The value of }x\text{ is }."""
     match = _SAYS.match(text)
     return match if match and not changes_meaning(f"{match[1]} {match[2] or ''}".replace(" to ", " ")) else None
 
 
 def split_qualifier(text: str) -> tuple[str, str]:
-    r"""Return an answer without what it says of its letters ("for all x", ", k \in \mathbb{Z}"), and that."""
+    r"""Split an answer into its value and its qualifier ("for all x", ", k \in \mathbb{Z}"), which may be empty."""
     if r"\in" not in text and r"\text" not in text and r"\forall" not in text:
         return text, ""
     match = _QUALIFIER.search(text)
@@ -82,7 +82,7 @@ def split_qualifier(text: str) -> tuple[str, str]:
 
 
 def named_set(text: str) -> str:
-    """Return the formula for "all real numbers", "no solution" and the like; any other text as it is."""
+    """Return the formula for a phrase such as "all real numbers" or "no solution"; other texts are not changed."""
     if r"\text" not in text:
         return text
     if _PHRASE.fullmatch(text):
@@ -96,7 +96,7 @@ def named_set(text: str) -> str:
 
 
 def clock(text: str) -> tuple[int, bool, str] | None:
-    """Return a time of day: seconds since midnight, whether its half of the day is known, and words beside it."""
+    """Parse a time of day: seconds since midnight, whether AM or PM is known, and the words after it. Else None."""
     match = _CLOCK.fullmatch(text.strip())
     if match is None:
         return None
@@ -113,12 +113,12 @@ def clock(text: str) -> tuple[int, bool, str] | None:
 
 
 def same_clock(gold: tuple[int, bool, str], answer: tuple[int, bool, str]) -> bool:
-    """Tell whether two times of day are the same; a gold without a half of the day is met by either."""
+    """Whether two times of day are the same. If the gold has neither AM nor PM, both are right."""
     return gold[2] == answer[2] and (gold[0] == answer[0] or (not gold[1] and gold[0] + 43_200 == answer[0]))
 
 
 def as_text(cleaned: str) -> str:
-    """Return what two answers share when they are the same words, whatever their blanks, case and markup."""
+    """Return a text that is equal for two answers with the same words. Blanks, case and markup do not count."""
     text = _GROUP.sub(lambda match: f" {match[1].casefold()} ", cleaned)
     text = text.replace("\\and ", " and ").replace("\\or ", " or ")
     text = re.sub(r"\s*([^\w\s])\s*", r"\1", " ".join(text.split())).lstrip(" .,;:")
@@ -126,10 +126,10 @@ def as_text(cleaned: str) -> str:
 
 
 def is_words(text: str) -> bool:
-    """Tell whether an answer is nothing but words."""
+    """Whether an answer has only words."""
     return bool(re.fullmatch(r"(?:\\text\{[^{}\d]*\}|[\s,.;])+", text)) and r"\text" in text
 
 
 def letters(text: str) -> str:
-    """Return the letters of words alone, and what is no punctuation."""
+    """Return the text of words in lower case, without blanks and punctuation."""
     return re.sub(r"[^\w+*/^=<>]+", "", _GROUP.sub(r"\1", text)).casefold()
