@@ -48,8 +48,8 @@ def _difference(shape: Shape) -> tuple[str, Tree] | None:
 def _solves(definition: Shape, equation: Tree) -> bool:
     r"""Whether a definition is an equation that was solved for its name.
 
-    An example is \rho = \sqrt{3} / \sin\theta for \rho \sin\theta = \sqrt{3}. The equation must be linear in the name, so
-    that it has no other solution.
+    An example is \rho = \sqrt{3} / \sin\theta for \rho \sin\theta = \sqrt{3}. The equation must be linear in the name,
+    so that it has no other solution.
     """
     name, value = tree_of(definition.name), product_tree(definition.text)
     if definition.kind != "leaf" or None in (name, value) or name[0] != "name":
