@@ -13,7 +13,7 @@ from typing import Any
 from envs.text_env import Grade, Task, check_reward_names
 
 OF_GRADER = "correct"
-"""The name of the grader's own reward beside those of functions."""
+"""The name of the grader's own reward. The other rewards have the names of their functions."""
 
 _NOT_COLUMNS = ("prompt", "completion", "completion_ids")
 

@@ -14,7 +14,7 @@ from aspo_rllib.names import nearest
 
 @dataclass(frozen=True)
 class Loss:
-    """A method: its token weight and its published settings. A config field at None has the value that stands here.
+    """A method: its token weight and its published settings. A config field at None has the value in this row.
 
     clip_low, clip_high, weight_cap: None means that the loss has no such bound; a config that sets it is an error. An
         infinite `weight_cap` means that the method does not use the cap, but a config may set it.

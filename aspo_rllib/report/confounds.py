@@ -1,4 +1,7 @@
-"""In what two methods differ besides the loss: a comparison cannot say which of the differences matters."""
+"""Finds the settings in which two methods differ besides the one under test.
+
+A comparison of such methods cannot say which of the differences matters.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ _OF_THE_LOSS = [field.name for field in fields(Loss) if field.name not in ("toke
 
 
 def confounds(method: Method, baseline: Method) -> dict[str, tuple[Any, Any]]:
-    """The settings besides the one under test that two methods do not share: their values for both, by name.
+    """The settings, other than the one under test, in which two methods differ: name -> the values of both.
 
-    A setting at None counts with the value that the loss was published with. A bound that one of the losses does not
-    have belongs to the loss. Methods that differ in a single setting are not confounded: the result is empty. If the
-    losses differ, the loss is what is under test.
+    If the losses differ, the loss is under test. A bound that one of the losses does not have is then part of the loss.
+    If the losses are equal and a single setting differs, this setting is under test, and the result is empty. A setting
+    at None has the published value of the loss.
     """
     ours, theirs = _settings(method), _settings(baseline)
     differing = {
@@ -37,18 +40,18 @@ def confounds(method: Method, baseline: Method) -> dict[str, tuple[Any, Any]]:
 
 
 def words(method: Method, baseline: Method) -> str:
-    """What `confounds` found: "aggregation (token, not sequence), clip_high (0.28, not 0.2)". Nothing: ""."""
+    """The result of `confounds` as text: "aggregation (token, not sequence), clip_high (0.28, not 0.2)", or ""."""
     found = confounds(method, baseline)
     return ", ".join(f"{name} ({short(ours)}, not {short(theirs)})" for name, (ours, theirs) in found.items())
 
 
 def section(comparisons: Sequence[Comparison]) -> list[str]:
-    """The table of comparisons that are about more than one setting; empty if there are none."""
+    """The section on comparisons of methods that differ in more than one setting; empty if there are none."""
     rows = [[c.method.label, text] for c in comparisons if (text := words(c.method, c.baseline))]
     if not rows:
         return []
     baseline = comparisons[0].baseline.label
-    text = f"Confounded: these methods differ from {baseline} in more than what is compared, and any of it may matter."
+    text = f"Confounded: these methods differ from {baseline} in more than what is compared, and each difference may matter."
     return [html.paragraph(text), html.table(("method", "it differs in"), rows, f"Other differences to {baseline}")]
 
 

@@ -83,8 +83,8 @@ def panels_chart(methods: Sequence[Method], metric: str) -> Chart | None:
         _finish(axes, methods, metric)
     figure.supxlabel("iteration")
     figure.supylabel(metric)
-    caption = f"Each method (hatched) beside {methods[0].label} (solid black line, plain grey band); bands are {_BAND}."
-    alt = f"Small panels of {metric} over iterations, one per method, each beside {methods[0].label}."
+    caption = f"Each method (hatched) and {methods[0].label} (solid black line, plain grey band); bands are {_BAND}."
+    alt = f"Small panels of {metric} over iterations, one per method, each also with {methods[0].label}."
     return Chart("learning_panels", f"{metric}, method by method", caption, alt, png(figure))
 
 
@@ -110,7 +110,7 @@ def _finish(axes: Axes, methods: Sequence[Method], metric: str) -> None:
 
 
 def note(methods: Sequence[Method], metric: str) -> str:
-    """What the lines and the bands of all curves are, as a sentence for the head of their section."""
+    """A sentence that explains the lines and bands of all curves, for the beginning of their section."""
     seeds = [len(method.trials) for method in methods if mean_curve(method, metric) is not None]
     if max(seeds, default=1) == 1:
         return "There is one seed per method: the curves have no bands."

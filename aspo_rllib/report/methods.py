@@ -61,9 +61,9 @@ def group_methods(
     """The methods of an experiment, the baseline first and the others by label.
 
     baseline: a method's label. None: "grpo", or else the first label that starts with it, or else the first label.
-    named: labels by the settings that they stand for. Of several that fit a method, the one with the most settings
-        counts.
-    Raises ValueError if no method has the baseline's label, or if one name fits several methods.
+    named: label -> the settings of its method. If several labels fit a method, the one with the most settings counts.
+
+    Raises ValueError if no method has the baseline's label, or if one label fits several methods.
     """
     names = _differing(trials)
     members = defaultdict(list)
@@ -128,11 +128,11 @@ def _given_name(config: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]
 def _label(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> str:
     same_loss = [other for other in configs if other.get("loss") == config.get("loss")]
     telling = [name for name in differing if len({_key(other.get(name)) for other in same_loss}) > 1]
-    # None is the method's default, which needs no mention.
+    # None is the method's default, which the label leaves out.
     settings = [f"{name}={_clipped(config[name])}" for name in telling if config.get(name) is not None]
     loss = [_clipped(config["loss"])] if "loss" in config else []
     label = " ".join(loss + settings) or "all trials"
-    # The table of differing settings has the rest.
+    # The table of differing settings has the settings that the label leaves out.
     return label if len(label) <= _MAX_LABEL_LENGTH else " ".join([*loss, "…"])
 
 

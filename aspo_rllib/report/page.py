@@ -149,7 +149,7 @@ def _planned(results: Sequence[PlannedResult]) -> list[str]:
 
 def _verdict(experiment: Experiment, comparisons: Sequence[Comparison], decimals: int) -> str:
     tested = sum(c.p is not None for c in comparisons)
-    # Without a single test the headline says it all.
+    # Without any test the headline is sufficient.
     ordered = sorted(comparisons, key=lambda c: -c.mean if c.pairs else np.inf) if tested else []
     sentences = [sentence(c, experiment.metric, num_comparisons=tested, decimals=decimals) for c in ordered]
     return html.verdict(headline(comparisons, experiment.metric), sentences, _remarks(experiment, comparisons))

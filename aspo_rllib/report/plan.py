@@ -1,4 +1,4 @@
-"""The plan of an experiment, written before it runs: which comparisons it was made to decide."""
+"""The plan of an experiment: the comparisons that it was made for, written down before it runs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class PlannedComparison:
         metric: a metric of the results, "evaluation/accuracy".
         value: "final" for the mean of the last values, "area" for the mean over all of training, which is the area
             under the curve divided by its length.
-        expect: how the method's value compares with the baseline's by the hypothesis: "higher", "lower" or "equal".
-        equivalence: differences up to this size do not matter, in units of the metric, > 0. None: none is too small to
-            matter; then the comparison cannot find that two methods are equal.
+        expect: the hypothesis about the method's value compared with the baseline's: "higher", "lower" or "equal".
+        equivalence: the largest difference that does not matter, in units of the metric, > 0. None: every difference
+            matters, so that the comparison cannot find that two methods are equal.
     """
 
     method: str
@@ -41,7 +41,7 @@ class Plan:
 
     Attributes:
         methods: labels by the settings that they stand for: {"grpo+clips": {"loss": "grpo", "clip_high": 0.4}}.
-        comparisons: they are corrected together for their number.
+        comparisons: Holm's correction counts all of them together.
     """
 
     methods: Mapping[str, Mapping[str, Any]]
@@ -49,7 +49,7 @@ class Plan:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan; raises ValueError with the file, the comparison and the field for anything that it cannot mean."""
+    """Read a plan. Raises ValueError, with the file, the comparison and the field, if anything in it is not valid."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -69,7 +69,7 @@ def read_plan(path: Path) -> Plan:
 def _comparison(row: Mapping[str, Any], where: str) -> PlannedComparison:
     known = {field.name for field in fields(PlannedComparison)}
     if unknown := row.keys() - known:
-        raise ValueError(f"{where}: unknown field {min(unknown)!r}; expected some of {sorted(known)}.")
+        raise ValueError(f"{where}: unknown field {min(unknown)!r}; expected one of {sorted(known)}.")
     for name in ("method", "baseline"):
         if not isinstance(row.get(name), str):
             raise ValueError(f"{where}: {name}={row.get(name)!r}: expected the label of a method.")

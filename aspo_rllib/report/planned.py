@@ -24,7 +24,7 @@ RULE = (
 
 @dataclass(frozen=True, eq=False)
 class PlannedResult:
-    """What a planned comparison gave.
+    """The result of a planned comparison.
 
     Attributes:
         differences: method minus baseline, by the seeds that both have.
@@ -50,7 +50,7 @@ class PlannedResult:
 
     @property
     def verdict(self) -> str:
-        """One of: supported, contradicted, equivalent within ..., undecided, no pairs."""
+        """The verdict as text: supported, contradicted, equivalent within ..., undecided, or too few pairs."""
         if self.p_holm is None:
             return "too few pairs"
         within = f"equivalent within {self.planned.equivalence:g}" if self.planned.equivalence else ""

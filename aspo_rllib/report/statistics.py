@@ -10,7 +10,7 @@ from scipy import stats
 LEVEL = 0.95
 BOOTSTRAP_RESAMPLES = 9999
 BOOTSTRAP_COVERAGE = {2: 0.51, 3: 0.71, 5: 0.85, 10: 0.90}
-"""Number of normal draws -> how often their bootstrap interval contains the true mean (measured in the tests)."""
+"""Number of normal draws -> the share of their bootstrap intervals that contain the true mean (see the tests)."""
 MAX_EXACT = 20
 RANDOM_SIGN_FLIPS = 100_000
 

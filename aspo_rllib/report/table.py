@@ -1,4 +1,4 @@
-"""The values behind a report as a CSV file, for an analysis of one's own."""
+"""Writes the values of a report as a CSV file, for further analysis."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def _draw(axes: Axes, weights: list[list[float]], index: int, offset: float) -> 
     for x, k in zip(at, tenths, strict=True):
         interval = t_interval(weights[k])
         if len(weights[k]) >= FEWEST_SEEDS_OF_AN_INTERVAL and interval is not None:
-            # A weight is never negative, but Student's interval knows nothing of that.
+            # Student's interval may contain negative numbers, but a weight is never negative.
             axes.plot([x, x], np.clip(interval, 0, None), color=look(index)["color"], lw=1, zorder=1)
 
 
