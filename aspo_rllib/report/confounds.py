@@ -51,7 +51,10 @@ def section(comparisons: Sequence[Comparison]) -> list[str]:
     if not rows:
         return []
     baseline = comparisons[0].baseline.label
-    text = f"Confounded: these methods differ from {baseline} in more than what is compared, and each difference may matter."
+    text = (
+        f"Confounded: these methods differ from {baseline} in more than what is compared. Each of these differences may"
+        " matter."
+    )
     return [html.paragraph(text), html.table(("method", "it differs in"), rows, f"Other differences to {baseline}")]
 
 
