@@ -25,13 +25,13 @@ from aspo_rllib.doctor import preflight
 from aspo_rllib.evaluate import in_training
 from aspo_rllib.evaluate.sets import EvaluationSet, load_report, open_sets, print_load_report
 from aspo_rllib.learner.advantages import resolve_advantage
-from aspo_rllib.learner.batching import build_train_batches
 from aspo_rllib.learner.group import ASPOLearnerGroup
 from aspo_rllib.learner.learner import ASPOTorchLearner
 from aspo_rllib.learner.rl_module import CausalLMModule
-from aspo_rllib.learner.shaping import by_position, groups_to_train, mask_truncated, take_advantages
+from aspo_rllib.learner.shaping import shape_batch
 from aspo_rllib.learner.tally import merge_histograms, merge_updates
 from aspo_rllib.model.layouts import LAYOUTS
+from aspo_rllib.replay.saved import SavedBatch
 from aspo_rllib.rollout.env_runner import TextEnvRunner
 from aspo_rllib.rollout.pool import RunnerPool
 from aspo_rllib.rollout.prompts import PromptEncoder, first_prompts, load_tokenizer, prompts_of, task_hashes
@@ -41,6 +41,7 @@ from aspo_rllib.rollout.task_order import TaskOrder
 from aspo_rllib.run import health
 from aspo_rllib.run.base_algorithm import TextAlgorithm
 from aspo_rllib.run.rollback import NumbersGuard
+from aspo_rllib.run.trial_folder import trial_folder
 from aspo_rllib.types import RolloutGroup, TrainBatch
 from aspo_rllib.weights.sync import Transport, check_engines, check_first_batch, make_transport
 
@@ -129,6 +130,7 @@ class ASPO(TextAlgorithm):
             groups = self._sample()
         with self._timed("batch"):
             batches = self._train_batches(groups)
+            self._save_rollouts(groups)  # before the update, which may fail because of them
         if batches:
             with self._timed("update"):
                 if engine_sleeps(self.config):
@@ -154,24 +156,17 @@ class ASPO(TextAlgorithm):
 
         Returns [] if no group is left after the filter.
         """
-        config = self.config
-        kept = groups_to_train(groups, config)
-        self._log({"groups/used_frac": len(kept) / len(groups)})
+        shaped = shape_batch(groups, self.config, LAYOUTS[self.layout])
+        self._log({"groups/used_frac": shaped.num_used / len(groups)})
         self.latest_groups, self.latest_histograms = groups, {}
-        advantages = take_advantages(kept, config)
-        self.latest_advantages = by_position(groups, kept, advantages)
-        if config.truncated == "mask":
-            kept, advantages = mask_truncated(kept, advantages)
-        if not kept:
-            return []
-        return build_train_batches(
-            kept,
-            advantages,
-            num_learners=config.num_learners,
-            minibatch_prompts=config.minibatch_prompts,
-            max_tokens_per_microbatch=config.max_tokens_per_microbatch,
-            layout=LAYOUTS[self.layout],
-        )
+        self.latest_advantages = shaped.advantages
+        return shaped.batches
+
+    def _save_rollouts(self, groups: list[RolloutGroup]) -> None:
+        """Keep the batch on disk for `aspo_rllib.replay`, if `saved_batches` asks for it."""
+        if self.config.saved_batches:
+            batch = SavedBatch(self.iterations_trained + 1, self.weights_version, self.config, groups)
+            batch.write(trial_folder(self), self.latest_advantages, keep=self.config.saved_batches)
 
     def _update(self, batches: list[TrainBatch]) -> dict[str, float]:
         """Run one update on every learner; returns its merged metrics."""

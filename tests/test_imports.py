@@ -24,6 +24,7 @@ ORDER = [
     {"run"},
     {"doctor", "models"},
     {"evaluate"},
+    {"replay"},
     {"aspo"},
     {"report", "tune_run"},
     {"recipe"},

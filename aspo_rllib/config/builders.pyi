@@ -91,6 +91,7 @@ class SettingsBuilder(TextAlgorithmConfig):
     max_entropy: float | None
     max_kl: float | None
     on_bad_numbers: str
+    saved_batches: int
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None: ...
     def llm(
         self,
@@ -422,4 +423,20 @@ class SettingsBuilder(TextAlgorithmConfig):
                 checkpoint that the run wrote or was restored from, and goes on with the next tasks; without such a
                 checkpoint, or after 3 times to the same one, it stops. "warn" goes on, and saves such weights, too.
                 ('warn', 'stop' or 'rollback'; default 'stop')
+        """
+    def debugging(  # type: ignore[override, unused-ignore]
+        self,
+        *,
+        saved_batches: int = ...,
+        **rllib: Any,
+    ) -> Self:
+        """What makes a run repeatable, and what is kept to look into it. Other keywords go to RLlib's `debugging`.
+
+        RLlib's keyword that matters is `seed`: two runs with the same seed see the same prompts in the same order.
+
+        Args:
+            saved_batches: How many of the latest iterations have all their rollouts kept in the trial's folder, as
+                `rollouts/iteration_000012.parquet`. `python -m aspo_rllib.replay` runs such a batch through the learner
+                again. A batch is written before its update, so that the one that ends a run is there, too. 0: none. (an
+                int >= 0; default 0)
         """

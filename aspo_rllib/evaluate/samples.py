@@ -68,11 +68,17 @@ def completion_rows(groups: Iterable[RolloutGroup]) -> list[dict[str, Any]]:
     ]
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, pa.DataType]) -> None:
-    """Write rows as a parquet file, atomically."""
+def write_table(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, pa.DataType],
+    metadata: Mapping[bytes, bytes] | None = None,
+) -> None:
+    """Write rows as a parquet file, atomically. metadata: goes into the file's schema."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")  # readers of the folder ignore names that begin with a dot
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=pa.schema(columns.items())), partial)
+    schema = pa.schema(columns.items(), metadata=metadata)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), partial)
     os.replace(partial, path)
 
 

@@ -97,6 +97,15 @@ def load_state(
     return dict(state["counters"])
 
 
+def saved_weights_version(path: Path) -> int:
+    """The version of the weights in a folder of `save_state`."""
+    state: dict[str, Any] = {"counters": {"weights_version": 0}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        dcp.load(state, checkpoint_id=path / STATE_FOLDER, no_dist=True)
+    return int(state["counters"]["weights_version"])
+
+
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name != "params"}
 

@@ -19,7 +19,7 @@ from aspo_rllib.learner import mismatch
 from aspo_rllib.learner.microbatch import Microbatch, build_microbatch
 from aspo_rllib.learner.policy_learner import PolicyLearner
 from aspo_rllib.learner.tally import Tally, tally_frozen, tally_loss
-from aspo_rllib.losses import entropy_class, kl_penalty, policy_loss
+from aspo_rllib.losses import PolicyLoss, entropy_class, kl_penalty, policy_loss
 from aspo_rllib.model.layouts import LAYOUTS
 from aspo_rllib.types import Minibatch, TrainBatch, UpdateResult
 
@@ -174,18 +174,7 @@ class ASPOTorchLearner(PolicyLearner):
         fwd_out: "logprobs" and "entropy" of the current policy, `[B, T]`.
         """
         method, m, logprobs = config.method, batch, fwd_out["logprobs"]
-        out = policy_loss(
-            logprobs,
-            m.old_logprobs,
-            m.advantages,
-            m.loss_mask,
-            loss=method.token_weight,
-            coefficients=m.policy_coefficients,
-            clip_low=m.by_entropy(method.clip_low, config.clip_low_high_entropy),
-            clip_high=m.by_entropy(method.clip_high, config.clip_high_high_entropy),
-            weight_cap=method.weight_cap,
-        )
-        tally_loss(self.tally, out, logprobs, m.old_logprobs, m.advantages, m.loss_mask)
+        out = self.policy_term(m, logprobs)
         loss = out.loss
         self._tally_loss("policy_loss", loss, m)
         if m.ref_logprobs is not None:
@@ -198,3 +187,20 @@ class ASPOTorchLearner(PolicyLearner):
         if config.entropy_coef:
             loss = loss - config.entropy_coef * (m.coefficients * fwd_out["entropy"]).sum()
         return loss
+
+    def policy_term(self, m: Microbatch, logprobs: Tensor) -> PolicyLoss:
+        """The policy's term of one micro-batch's loss, with its ratios and token weights. logprobs: `[B, T]`."""
+        method, config = self.config.method, self.config
+        out = policy_loss(
+            logprobs,
+            m.old_logprobs,
+            m.advantages,
+            m.loss_mask,
+            loss=method.token_weight,
+            coefficients=m.policy_coefficients,
+            clip_low=m.by_entropy(method.clip_low, config.clip_low_high_entropy),
+            clip_high=m.by_entropy(method.clip_high, config.clip_high_high_entropy),
+            weight_cap=method.weight_cap,
+        )
+        tally_loss(self.tally, out, logprobs, m.old_logprobs, m.advantages, m.loss_mask)
+        return out

@@ -1,18 +1,53 @@
-"""From graded groups to advantages, with DAPO's penalty for length."""
+"""From graded groups to advantages and batches, with DAPO's penalty for length."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aspo_rllib.learner.advantages import Advantage, batch_advantages, group_advantages, resolve_advantage
-from aspo_rllib.types import RolloutGroup
+from aspo_rllib.learner.batching import build_train_batches
+from aspo_rllib.model.layouts import Layout
+from aspo_rllib.types import RolloutGroup, TrainBatch
 
 if TYPE_CHECKING:
     from aspo_rllib.config.settings import ASPOSettings
+
+
+class ShapedBatch(NamedTuple):
+    """What an iteration's groups become.
+
+    num_used: number of groups that are trained on.
+    advantages: those of the groups that are trained on by their position, NaN for rollouts that were left out.
+    batches: one per learner; [] if no group is left.
+    """
+
+    num_used: int
+    advantages: dict[int, NDArray[np.float32]]
+    batches: list[TrainBatch]
+
+
+def shape_batch(groups: Sequence[RolloutGroup], config: ASPOSettings, layout: Layout) -> ShapedBatch:
+    """Filter groups on correctness, shape rewards, compute advantages and divide the rollouts among the learners."""
+    kept = groups_to_train(groups, config)
+    num_used, advantages = len(kept), take_advantages(kept, config)
+    shaped = by_position(groups, kept, advantages)
+    if config.truncated == "mask":
+        kept, advantages = mask_truncated(kept, advantages)
+    if not kept:
+        return ShapedBatch(num_used, shaped, [])
+    batches = build_train_batches(
+        kept,
+        advantages,
+        num_learners=config.num_learners,
+        minibatch_prompts=config.minibatch_prompts,
+        max_tokens_per_microbatch=config.max_tokens_per_microbatch,
+        layout=layout,
+    )
+    return ShapedBatch(num_used, shaped, batches)
 
 
 def groups_to_train(groups: Sequence[RolloutGroup], config: ASPOSettings) -> list[RolloutGroup]:

@@ -55,6 +55,7 @@ MAY_CHANGE = frozenset(
         # what is looked at
         "evaluation_interval",
         "callbacks",
+        "saved_batches",
     }
 )
 """Fields that say where and how fast a run trains. Their values are those of the command that continues the run."""

@@ -4,11 +4,12 @@ The config's attributes, its builder methods with their signatures and docstring
 docs/config.md are made from this table.
 """
 
+from aspo_rllib.config.fields.debugging import DEBUGGING
 from aspo_rllib.config.fields.evaluation import EVALUATION
 from aspo_rllib.config.fields.fault_tolerance import FAULT_TOLERANCE
 from aspo_rllib.config.fields.llm import LLM
 from aspo_rllib.config.fields.sampling import SAMPLING
 from aspo_rllib.config.fields.training import TRAINING
 
-BUILDERS = (LLM, SAMPLING, TRAINING, EVALUATION, FAULT_TOLERANCE)
+BUILDERS = (LLM, SAMPLING, TRAINING, EVALUATION, FAULT_TOLERANCE, DEBUGGING)
 FIELDS = tuple(field for builder in BUILDERS for field in builder.fields)
