@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import gymnasium as gym
 import numpy as np
@@ -67,8 +67,8 @@ class ASPOConfig(ASPOSettings):
     ```
     """
 
-    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        super().__init__(algo_class=algo_class or ASPO)
+    def __init__(self, algo_class: type[Algorithm] | None = None, **settings: Never) -> None:
+        super().__init__(algo_class=algo_class or ASPO, **settings)
         # RLlib does not annotate these fields, so that mypy infers the type None from their defaults.
         self.env_runner_cls = TextEnvRunner  # type: ignore[assignment]
         self.custom_evaluation_function = ASPO.run_evaluation  # type: ignore[assignment]
@@ -281,8 +281,8 @@ class ASPO(TextAlgorithm):
 class GRPOConfig(ASPOConfig):
     """The config of `GRPO`: `loss="grpo"`, the baseline on the same data path."""
 
-    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        super().__init__(algo_class=algo_class or GRPO)
+    def __init__(self, algo_class: type[Algorithm] | None = None, **settings: Never) -> None:
+        super().__init__(algo_class=algo_class or GRPO, **settings)
         self.loss = "grpo"
 
 

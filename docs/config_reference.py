@@ -31,7 +31,7 @@ RLlib's own methods take (`env_runners`, `learners`, `callbacks`, `debugging`, .
 STUB_HEADER = '''"""Made by `python docs/config_reference.py` from the table in `fields`; a test keeps it up to date."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Never, Self
 
 from ray.rllib.algorithms.algorithm import Algorithm
 
@@ -69,7 +69,7 @@ def page() -> str:
 def stub() -> str:
     """builders.pyi."""
     attributes = "".join(f"    {field.name}: {field.type}{_ignored(field)}\n" for field in FIELDS)
-    init = "    def __init__(self, algo_class: type[Algorithm] | None = None) -> None: ...\n"
+    init = "    def __init__(self, algo_class: type[Algorithm] | None = None, **settings: Never) -> None: ...\n"
     return STUB_HEADER + attributes + init + "".join(map(method, BUILDERS))
 
 

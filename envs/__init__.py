@@ -16,6 +16,7 @@ _ENTRY_POINTS = {
     "aspo/Code-v0": "envs.code:CodeEnv",
     "aspo/Math-v0": "envs.math:MathEnv",
     "aspo/Mix-v0": "envs.mixture:MixEnv",
+    "aspo/Prompts-v0": "envs.prompts:PromptsEnv",
     "aspo/Reasoning-v0": "envs.reasoning:ReasoningEnv",
     "aspo/WordProblems-v0": "envs.word_problems:WordProblemsEnv",
 }

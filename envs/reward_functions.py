@@ -6,20 +6,16 @@ import asyncio
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from envs.text_env import Grade, Task, check_reward_names
-
-OF_GRADER = "correct"
-"""The name of the grader's own reward. The other rewards have the names of their functions."""
+from envs.text_env import Task, check_reward_names
 
 _NOT_COLUMNS = ("prompt", "completion", "completion_ids")
 
 
 class RewardFunctions:
-    """Functions that give a completion further rewards, each named after its function.
+    """Functions that give a completion rewards, each named after its function.
 
     A function is called by keyword with lists of one item: `prompts`, `completions`, and every column of the row but
     "prompt". If the row's prompt is a list of messages, so is the prompt, and the completion is
@@ -40,21 +36,25 @@ class RewardFunctions:
             raise ValueError(f'rewards={functions!r}: expected a list of functions, or of texts "module:function"')
         self._functions = [_imported(function) for function in functions]
         self.names = tuple(map(_name, self._functions))
-        check_reward_names((OF_GRADER, *self.names), "rewards")
+        check_reward_names(self.names, "rewards")
 
-    def added(self, grade: Grade, task: Task, completion: str) -> Grade:
-        """The grade with a reward per function and the grader's own under "correct"; their sum is the reward.
+    def rewards(self, task: Task, completion: str) -> dict[str, float | None]:
+        """The reward of each function.
 
         Raises:
             ValueError: with the function's name, if it does not return a list of one number or None.
         """
         prompts, completions = _shaped(task, completion)
         columns = {name: [value] for name, value in (task.columns or {}).items() if name not in _NOT_COLUMNS}
-        rewards = {OF_GRADER: grade.reward} | {
+        return {
             name: _called(function, name, {**columns, "prompts": prompts, "completions": completions})
             for name, function in zip(self.names, self._functions, strict=True)
         }
-        return replace(grade, reward=sum(r for r in rewards.values() if r is not None), rewards=rewards)
+
+
+def summed(rewards: Mapping[str, float | None]) -> float:
+    """The sum of the rewards that apply."""
+    return float(sum(reward for reward in rewards.values() if reward is not None))
 
 
 def _imported(function: str | Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""An env over a table of tasks: the common base of the math and the code family."""
+"""An env over a table of tasks: the common base of the envs that read their tasks from data."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,8 +9,11 @@ from envs.data import open_tasks
 from envs.data.report import LoadReport
 from envs.grading.answers import Answer
 from envs.prompt_style import PromptStyle
-from envs.reward_functions import OF_GRADER, RewardFunctions
-from envs.text_env import Grade, SingleTurnTextEnv, Task
+from envs.reward_functions import RewardFunctions, summed
+from envs.text_env import Grade, SingleTurnTextEnv, Task, check_reward_names
+
+OF_GRADER = "correct"
+"""The name of the grader's own reward beside those of functions."""
 
 
 class TableEnv(SingleTurnTextEnv):
@@ -18,7 +21,7 @@ class TableEnv(SingleTurnTextEnv):
 
     Args:
         data: what to open, as `envs.data.open_tasks` takes it.
-        answer_type: `MathAnswer` or `CodeTests`.
+        answer_type: `MathAnswer`, `CodeTests` or `NoAnswer`.
         grader: has `grade(answer, completion)` and `close()`, and can be pickled.
         system_prompt: replaces the default and the system messages of the rows; "" means none. With None, rows without
             a system message get the default.
@@ -48,6 +51,7 @@ class TableEnv(SingleTurnTextEnv):
         self._functions = RewardFunctions(functions) if functions else None
         if self._functions is not None:
             self.reward_names = (OF_GRADER, *self._functions.names)
+            check_reward_names(self.reward_names, "rewards")
         keep_columns = self._functions is not None
         self.tasks = open_tasks(data, answer_type=answer_type, keep_columns=keep_columns, **data_options)
         self._grader = grader
@@ -77,7 +81,10 @@ class TableEnv(SingleTurnTextEnv):
     def graded(self, task: Task, completion: str) -> Grade:
         """The grade, with the rewards of the functions; they get the completion after `answer_prefix`."""
         grade = self.grade(task, completion)
-        return grade if self._functions is None else self._functions.added(grade, task, completion)
+        if self._functions is None:
+            return grade
+        rewards = {OF_GRADER: grade.reward} | self._functions.rewards(task, completion)
+        return replace(grade, reward=summed(rewards), rewards=rewards)
 
     def close(self) -> None:
         """End the grader's processes."""

@@ -30,6 +30,7 @@ def test_the_losses_need_torch_alone():
     "command",
     [
         ["-m", "aspo_rllib.evaluate"],
+        ["-m", "aspo_rllib.replay"],
         ["-m", "aspo_rllib.report"],
         ["-m", "aspo_rllib.doctor"],
         *(

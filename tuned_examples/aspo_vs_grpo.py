@@ -85,6 +85,7 @@ def make_config(iterations: int, engine: str, settings: list[str]) -> aspo_rllib
             evaluation_duration=128,
             evaluation_config={"env_config": {"split": "test"}},
         )
+        .callbacks(aspo_rllib.HistogramsCallback)
     )
     try:
         assign(config, settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Never
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -16,7 +16,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from aspo_rllib.config.field import Builder, Field
 from aspo_rllib.config.fields import BUILDERS, FIELDS
 from aspo_rllib.config.ignored import check_argument
-from aspo_rllib.config.rllib import TextAlgorithmConfig
+from aspo_rllib.config.rllib import TextAlgorithmConfig, hint
 
 _WIDTH = 112  # width of a docstring's lines without their indentation
 
@@ -24,7 +24,12 @@ _WIDTH = 112  # width of a docstring's lines without their indentation
 class SettingsBuilder(TextAlgorithmConfig):
     """A config with the table's fields as flat attributes, which Tune can search, and a method per group of fields."""
 
-    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+    def __init__(self, algo_class: type[Algorithm] | None = None, **settings: Never) -> None:
+        """Raises ValueError for settings, which are arguments of the builder methods."""
+        keywords = {field.keyword: builder.name for builder in BUILDERS for field in builder.fields}
+        for name in settings:
+            there = f" Use .{keywords[name]}({name}=...)." if name in keywords else hint(name, keywords)
+            raise ValueError(f"{type(self).__name__}({name}=...): settings are given to its methods.{there}")
         super().__init__(algo_class=algo_class)
         for field in FIELDS:
             setattr(self, field.name, field.default)

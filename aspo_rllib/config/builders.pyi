@@ -1,7 +1,7 @@
 """Made by `python docs/config_reference.py` from the table in `fields`; a test keeps it up to date."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Never, Self
 
 from ray.rllib.algorithms.algorithm import Algorithm
 
@@ -92,7 +92,7 @@ class SettingsBuilder(TextAlgorithmConfig):
     max_kl: float | None
     on_bad_numbers: str
     saved_batches: int
-    def __init__(self, algo_class: type[Algorithm] | None = None) -> None: ...
+    def __init__(self, algo_class: type[Algorithm] | None = None, **settings: Never) -> None: ...
     def llm(
         self,
         *,

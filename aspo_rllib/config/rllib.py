@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Self
 
@@ -79,10 +79,11 @@ class TextAlgorithmConfig(AlgorithmConfig):
         known = list(known)
         for name in names:
             if name not in known:
-                raise ValueError(f"Unknown {kind} {name!r}.{_hint(name, known)}")
+                raise ValueError(f"Unknown {kind} {name!r}.{hint(name, known)}")
 
 
-def _hint(name: str, known: list[str]) -> str:
+def hint(name: str, known: Collection[str]) -> str:
+    """A sentence with the setting that is probably meant by an unknown name; "" if there is none."""
     if name in OTHER_NAMES:
         return f" Here it is .{OTHER_NAMES[name]}."
     return nearest(name, known)

@@ -52,6 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, help="evaluate only the first LIMIT tasks; default: all")
     setting("--temperature", "0 for the likeliest tokens, with --k 1", type=float)
     setting("--top-p", "sample from the likeliest tokens that have this probability together", type=float)
+    setting("--top-k", "sample from this many likeliest tokens; 0 for all", type=int)
+    setting("--min-p", "sample from tokens with at least this share of the likeliest one's probability", type=float)
+    setting("--repetition-penalty", "divides the logits of tokens that are in the text; 1 for none", type=float)
+    parser.add_argument("--stop", nargs="+", metavar="TEXT", help="texts that end a completion; default: none")
+    parser.add_argument(
+        "--reward-weights",
+        type=json.loads,
+        metavar="JSON",
+        help='weight of each named reward, e.g. {"correct": 1, "format": 0.1}; default: the reward that the env gives',
+    )
     setting("--max-prompt-tokens", "longer prompts are left out and counted", type=int)
     setting("--max-completion-tokens", "longer completions are cut off", type=int)
     parser.add_argument("--chat-template", metavar="JINJA", help="template, or its file; default: the tokenizer's own")

@@ -21,6 +21,11 @@ class Settings:
     limit: int | None = None
     temperature: float = 0.8
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: list[str] | None = None
+    reward_weights: dict[str, float] | None = None
     max_prompt_tokens: int = 1024
     max_completion_tokens: int = 1024
     chat_template: str | None = None

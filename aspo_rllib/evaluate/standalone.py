@@ -32,6 +32,8 @@ COMPLETIONS = "completions"
 # The columns that the scores need. The texts, which may be long, are not read.
 _SCORED = [name for name in COLUMNS if name not in ("prompt", "completion")]
 ALL_TASKS = 2**31
+# The settings that an evaluation config has under the same names.
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop", "reward_weights")
 # Number of engine batches per call to a runner. With more, a runner waits less often for the last completion of a call,
 # but more completions are lost when the command is interrupted.
 _BATCHES_PER_CALL = 2
@@ -59,7 +61,7 @@ def config_of(settings: Settings, **env_runners: Any) -> ASPOSettings:
         .sampling(max_completion_tokens=settings.max_completion_tokens)
         .evaluation(
             evaluation_duration=ALL_TASKS if settings.limit is None else settings.limit,
-            evaluation_config={"group_size": settings.k, "temperature": settings.temperature, "top_p": settings.top_p},
+            evaluation_config={"group_size": settings.k} | {name: getattr(settings, name) for name in _SAMPLING},
         )
         .env_runners(**env_runners)
         .debugging(seed=settings.seed)

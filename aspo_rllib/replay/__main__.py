@@ -7,6 +7,7 @@ output has a line per optimizer step, and then the completions and tokens that w
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from aspo_rllib.replay import table
     from aspo_rllib.replay.replaying import replay
     from aspo_rllib.replay.saved import find_trial
+
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # RLlib warns of its own deprecated names
 
     try:
         done = replay(

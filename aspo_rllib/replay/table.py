@@ -25,7 +25,7 @@ COLUMNS = {
     "kl/old": "kl/old",
     "kl/ref": "kl/ref",
 }
-_WIDTH = 10
+_WIDTH = 11
 _BEFORE, _AFTER = 12, 6  # tokens that are shown around one
 _TEXT_WIDTH = 100  # characters of a prompt or of a completion
 

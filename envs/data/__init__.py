@@ -24,9 +24,9 @@ from envs.data.report import LoadReport
 from envs.data.sources import Source, file_source, find_sources
 from envs.data.splits import SplitChoice
 from envs.data.store import TaskTable
-from envs.grading.answers import CodeTests, MathAnswer
+from envs.grading.answers import CodeTests, MathAnswer, NoAnswer
 
-ANSWER_TYPES = (MathAnswer, CodeTests)
+ANSWER_TYPES = (MathAnswer, CodeTests, NoAnswer)
 _SHOWN_EXAMPLES = 5
 
 _READING_CODE = (
@@ -69,7 +69,8 @@ def open_tasks(
             as "owner/name" or "owner/name:config", a `datasets.Dataset` or a `DatasetDict`. An entry may be
             {"path": ..., "columns": ..., "data_source": ...}. JSON Lines, CSV and Parquet are streamed; a `.json`
             document is read into memory once.
-        answer_type: `MathAnswer` or `CodeTests`: the type of tasks to take.
+        answer_type: the type of tasks to take: `MathAnswer` or `CodeTests`; or `NoAnswer`, with which every row with a
+            prompt is a task.
         split: the split to take, if the data has splits: by the keys of `data`, by the names of files or folders, by
             a column "split", or from the hub. None: "train", or the only split.
         held_out_frac: for data with no split but train, the share of the questions, in (0, 1), that split="test"
@@ -183,8 +184,8 @@ def _check_report(report: LoadReport, answer_type: type, max_bad_frac: float) ->
             f"all are listed in {report.dropped_path}; the first:\n  {bad}"
         )
     if not report.kept:
-        other = {"MathAnswer": "aspo/Code-v0", "CodeTests": "aspo/Math-v0"}[answer_type.__name__]
-        hint = f"; these tasks are for {other}" if report.other_kind else ""
+        other = {MathAnswer: "aspo/Code-v0", CodeTests: "aspo/Math-v0"}
+        hint = f"; these tasks are for {other[answer_type]}" if report.other_kind else ""
         hint += "; raise held_out_frac, or bring more rows" if report.held_out else ""
         raise ValueError(f"no task with answer_type={answer_type.__name__} is left of {report}{hint}")
 

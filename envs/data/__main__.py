@@ -22,12 +22,13 @@ from envs.code import CodeEnv
 from envs.data.convert import splits_of
 from envs.data.sources import find_sources
 from envs.data.splits import TRAIN
-from envs.grading.answers import MathAnswer
+from envs.grading.answers import MathAnswer, NoAnswer
 from envs.layouts import layout_name
 from envs.math import MathEnv
+from envs.prompts import PromptsEnv
 from envs.table_env import TableEnv
 
-_ENVS = {"math": MathEnv, "code": CodeEnv}
+_ENVS = {"math": MathEnv, "code": CodeEnv, "prompts": PromptsEnv}
 _MAX_GOLD_CHARS = 400
 
 
@@ -44,7 +45,8 @@ def show(data: Any, env_name: str, options: dict[str, Any], num_prompts: int, to
         for split in dict.fromkeys([*shown, *splits]):
             envs[split] = _ENVS[env_name](data, **options | ({"split": split} if split else {}))
     first = next((row.content for source in sources for row in source.rows() if row.content is not None), {})
-    print(f"layout   {layout_name(first, options.get('columns'))}")
+    layout = "the prompt alone" if env_name == "prompts" else layout_name(first, options.get("columns"))
+    print(f"layout   {layout}")
     if splits:
         print(f"splits   {', '.join(splits)}")
     for split, env in envs.items():
@@ -77,6 +79,8 @@ def _prompt(env: TableEnv, index: int, tokenizer: Any, template_kwargs: Any) -> 
 
 def _gold(env: TableEnv, index: int) -> str:
     answer = env.task(index).answer
+    if isinstance(answer, NoAnswer):
+        return f"none; the rewards are {', '.join(env.reward_names or ())}"
     if isinstance(answer, MathAnswer):
         gold = (" and " if answer.require_all else " or ").join(answer.golds)
     else:
@@ -98,7 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "data", nargs="+", help="file, folder, pattern, URL or name on the hub; several are one data set"
     )
-    parser.add_argument("--env", choices=_ENVS, default="math", help="math for answers, code for tests of programs")
+    parser.add_argument(
+        "--env",
+        choices=_ENVS,
+        default="math",
+        help="math for answers, code for tests of programs, prompts for reward functions alone",
+    )
     parser.add_argument("--split")
     parser.add_argument("--held-out-frac", type=float)
     parser.add_argument(

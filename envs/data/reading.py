@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from envs.data.files import Row
 from envs.data.sources import Source
 from envs.data.splits import question_hash
-from envs.grading.answers import answer_to_json
+from envs.grading.answers import NoAnswer, answer_to_json
 from envs.grading.child import Child
-from envs.layouts import to_task
+from envs.layouts import to_prompt, to_task
 
 _CHUNK_ROWS = 256
 _CHUNK_CHARS = 1 << 22  # one row with the tests of a program can have 10 MB
@@ -106,7 +106,8 @@ def reader(rules: ReadingRules) -> Callable[[list[SourceRow]], list[Read]]:
 def _read(row: SourceRow, rules: ReadingRules) -> Read:
     try:
         content = row.row.valid_content()
-        task = to_task(content, row.columns, row.label)
+        read = to_prompt if rules.answer_type is NoAnswer else to_task
+        task = read(content, row.columns, row.label)
         columns = json.dumps(content, default=str) if rules.keep_columns else None
     except (ValueError, RecursionError) as error:
         return LeftOut("bad", str(error))

@@ -1,6 +1,6 @@
-"""The answers that completions are compared with: golds of a math problem, or tests of a program.
+"""The answers that completions are compared with: golds of a math problem, tests of a program, or none.
 
-Both can be written as JSON and read back unchanged, so a table of tasks can store them.
+All can be written as JSON and read back unchanged, so a table of tasks can store them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,12 @@ class CodeTests:
             raise ValueError("fn_name is missing: a call needs the name of a function")
 
 
-Answer = MathAnswer | CodeTests
+@dataclass(frozen=True)
+class NoAnswer:
+    """The answer of a task that reward functions alone judge."""
+
+
+Answer = MathAnswer | CodeTests | NoAnswer
 
 
 def answer_to_json(answer: Answer) -> str:
@@ -89,4 +94,6 @@ def answer_to_json(answer: Answer) -> str:
 def answer_from_json(text: str) -> Answer:
     """Read an answer that `answer_to_json` wrote."""
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()}
+    if not fields:
+        return NoAnswer()
     return MathAnswer(**fields) if "golds" in fields else CodeTests(**fields)

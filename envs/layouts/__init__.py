@@ -22,14 +22,14 @@ from collections.abc import Mapping
 from dataclasses import fields as dataclass_fields
 from functools import lru_cache
 
-from envs.grading.answers import Answer, CodeTests, MathAnswer
+from envs.grading.answers import Answer, CodeTests, MathAnswer, NoAnswer
 from envs.grading.code.formats import code_tests
 from envs.grading.code.names import classes_in, with_own_classes
 from envs.grading.exact_json import parse_json
 from envs.layouts.cells import Cell, Fields, Row, cell_at, has_path, naming
 from envs.layouts.chats import conversation, is_templated
 from envs.layouts.golds import math_answer
-from envs.layouts.known import CHOICE_LAYOUTS, LAYOUTS, Layout
+from envs.layouts.known import CHOICE_LAYOUTS, LAYOUTS, PROMPT_COLUMNS, Layout
 from envs.layouts.proposals import listed, unknown_columns
 from envs.layouts.surroundings import Options, check_no_image, chosen, context_of, options_of, shows_options
 from envs.text_env import Task
@@ -99,6 +99,38 @@ def to_task(row: Row, columns: Mapping[str, str | None] | None = None, default_s
     if isinstance(answer, CodeTests):
         answer = _with_own_classes(answer, fields, prompt)
         prompt = _with_starter_code(prompt, fields, answer)
+    return _task(row, fields, prompt, answer, history, default_source)
+
+
+def to_prompt(row: Row, columns: Mapping[str, str | None] | None = None, default_source: str = "data") -> Task:
+    """Read one row of which only the prompt counts: it is left as it is, and the task's answer is a NoAnswer.
+
+    Without `columns` the prompt is in "prompt", or else in the first usual column for questions that the row has.
+
+    Raises:
+        ValueError: as `to_task`.
+    """
+    fields = _mapped(row, columns or {})
+    if "prompt" not in fields:
+        column = next((name for name in ("prompt", *PROMPT_COLUMNS) if has_path(row, name)), None)
+        if column is None:
+            raise ValueError(
+                f'no column has the prompt: {listed(row)}; say which one by columns={{"prompt": "<column>"}}'
+            )
+        fields["prompt"] = cell_at(row, column)
+    history, prompt = conversation(fields["prompt"])
+    check_no_image(row, prompt)
+    return _task(row, fields, prompt, NoAnswer(), _with_system(row, fields, history), default_source)
+
+
+def _task(
+    row: Row,
+    fields: Fields,
+    prompt: str,
+    answer: Answer,
+    history: tuple[dict[str, str], ...],
+    default_source: str,
+) -> Task:
     task = Task(prompt, answer, _source(row, fields) or default_source, history, templated=is_templated(prompt))
     if task.templated and history:
         raise fields["prompt"].refused("either messages, or one text with a chat template's tokens, not both")

@@ -14,7 +14,7 @@ from envs.layouts.cells import Cell, Fields, Row, cell_at, has_path, naming
 from envs.layouts.golds import comma_separated_golds, golds, worked_gold
 from envs.layouts.surroundings import CHOICE_GOLD_COLUMNS
 
-_PROMPT_COLUMNS = ("problem", "question", "Problem", "Question", "prompt", "messages")
+PROMPT_COLUMNS = ("problem", "question", "Problem", "Question", "prompt", "messages")
 _SOLUTION_COLUMNS = ("solution", "Solution", "rationale", "explanation")
 _GOLD_COLUMNS = ("answer", "Answer", "ground_truth", "expected_answer", "gold")
 
@@ -231,16 +231,16 @@ LAYOUTS: Sequence[Layout] = (
     Layout("APPS, TACO", ("question", "input_output"), _apps),
     Layout("DeepCoder", ("problem", "tests"), _deepcoder),
     Layout("OlympiadBench", ("question", "final_answer"), _olympiadbench),
-    *(_question_and_gold(question, gold) for question in _PROMPT_COLUMNS for gold in _GOLD_COLUMNS),
+    *(_question_and_gold(question, gold) for question in PROMPT_COLUMNS for gold in _GOLD_COLUMNS),
     Layout("TRL", ("prompt", "solution"), _trl),
-    *(_worked_solution(question) for question in _PROMPT_COLUMNS if question != "prompt"),
-    *(_question_and_tests(question) for question in _PROMPT_COLUMNS),
+    *(_worked_solution(question) for question in PROMPT_COLUMNS if question != "prompt"),
+    *(_question_and_tests(question) for question in PROMPT_COLUMNS),
 )
 # Only for rows with options: in other rows "label" and "correct" have other meanings.
 CHOICE_LAYOUTS: Sequence[Layout] = tuple(
     _choice(question, gold)
     for gold in (*CHOICE_GOLD_COLUMNS, "Correct Answer")
-    for question in (*_PROMPT_COLUMNS, "query")
+    for question in (*PROMPT_COLUMNS, "query")
 )
 # Usual names of columns, as opposed to ids of rows.
 COLUMN_NAMES = frozenset(

@@ -35,6 +35,8 @@ def unknown_columns(row: Row, mapped: Fields) -> str:
         proposal |= {"tests": tests} if tests else {"answer": answer or "<column>"}
     line = ", ".join(f'"{field}": "{column}"' for field, column in proposal.items())
     env = "; the tests of programs are for aspo/Code-v0" if "tests" in proposal else ""
+    if "<column>" in (proposal.get("answer"), proposal["prompt"]):
+        env = "; rows without an answer, for reward functions alone, are for aspo/Prompts-v0"
     return f"no known layout has the columns {listed(row)}; say which ones to read, for example columns={{{line}}}{env}"
 
 

@@ -146,6 +146,24 @@ def test_rllibs_idioms_get_a_hint(method, arguments, instead):
         getattr(ASPOConfig(), method)(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"learning_rate": 1e-5},
+            "(learning_rate=...): settings are given to its methods. Here it is .training(lr=...).",
+        ),
+        ({"lr": 1e-5}, "(lr=...): settings are given to its methods. Use .training(lr=...)."),
+        ({"model": "m"}, "(model=...): settings are given to its methods. Use .llm(model=...)."),
+        ({"gruop_size": 8}, "(gruop_size=...): settings are given to its methods. Did you mean 'group_size'?"),
+    ],
+)
+@pytest.mark.parametrize("config_class", [ASPOConfig, GRPOConfig])
+def test_settings_in_the_constructor_are_refused_with_their_place(config_class, settings, message):
+    with pytest.raises(ValueError, match=re.escape(config_class.__name__ + message)):
+        config_class(**settings)
+
+
 @pytest.mark.parametrize(("name", "here"), OTHER_NAMES.items())
 def test_names_of_other_libraries_get_a_hint(make_config, name, here):
     builders = {builder.name: {field.keyword for field in builder.fields} for builder in BUILDERS}

@@ -10,6 +10,7 @@ from trl import GRPOConfig, GRPOTrainer
 from aspo_rllib import TINY_MODEL
 from envs.math import MathEnv
 from envs.mixture import MixEnv
+from envs.prompts import PromptsEnv
 from envs.text_env import Grade
 
 ROWS = [
@@ -70,6 +71,72 @@ def test_a_mixture_has_the_rewards_of_its_sets(tmp_path, make_env):
     make_env([])
     sets = {"math": {"env": MathEnv, "data": str(tmp_path / "rows.jsonl"), "rewards": [reward_examples.Judge()]}}
     assert rewards_of(MixEnv(sets), 0, r"\boxed{2}")[1] == {"correct": 1.0, "Judge": 0.25}
+
+
+@pytest.fixture
+def make_prompts_env(tmp_path):
+    """`make_prompts_env(rows, rewards, ...)`: an env over rows without answers."""
+
+    def make(rows, rewards, **options):
+        path = tmp_path / "prompts.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return PromptsEnv(str(path), rewards=rewards, cache_dir=tmp_path / "cache", **options)
+
+    return make
+
+
+def test_prompts_without_answers_have_the_functions_rewards_alone(make_prompts_env):
+    rows = [{"prompt": "Write 12 ch.", "level": 4}, {"prompt": "Let's think.", "level": None}]
+    env = make_prompts_env(rows, [reward_examples.length_reward, "reward_examples:asynchronous"])
+    assert len(env) == 2 and env.reward_names == ("length_reward", "asynchronous")
+    assert rewards_of(env, 0, "x" * 24) == (0.5, {"length_reward": 0.5, "asynchronous": 0.0}, None)
+    assert rewards_of(env, 1, "a box") == (1.0, {"length_reward": None, "asynchronous": 1.0}, None)
+
+
+def test_prompts_stay_as_they_are(make_prompts_env):
+    text = 'How many?\n\nLet\'s think step by step and output the final answer after "####".'
+    rows = [
+        {"question": text, "answer": None, "data_source": "mine"},
+        {"question": "What is 1+1?", "answer": "", "system": "Be kind."},
+        {"question": "What is 1+1?", "answer": "a second time", "system": "Be kind."},
+        {"question": "   "},
+    ]
+    env = make_prompts_env(rows, [reward_examples.Judge()], max_bad_frac=0.5)
+    assert (len(env), env.tasks.report.bad, env.tasks.report.duplicates) == (2, 1, 1)
+    assert (env.task(0).prompt, env.task(0).data_source) == (text, "mine")
+    assert env.task(1).history == ({"role": "system", "content": "Be kind."},)
+
+
+def test_prompts_may_be_messages_in_a_column_of_any_name(make_prompts_env):
+    rows = [{"prompt": "not this", "chat": [{"role": "user", "content": "1+1?"}]}]
+    env = make_prompts_env(rows, [reward_examples.Judge()], columns={"prompt": "chat"})
+    assert env.reset(options={"index": 0})[0] == "1+1?"
+    messages = make_prompts_env([{"prompt": rows[0]["chat"]}], [reward_examples.format_reward])
+    assert rewards_of(messages, 0, "<think>1</think>2")[:2] == (1.0, {"format_reward": 1.0})
+
+
+def test_a_mixture_may_have_prompts_without_answers(make_prompts_env, tmp_path):
+    make_prompts_env([{"prompt": "Hello"}], [reward_examples.Judge()])
+    sets = {
+        "chat": {
+            "env": "aspo/Prompts-v0",
+            "data": str(tmp_path / "prompts.jsonl"),
+            "rewards": [reward_examples.Judge()],
+        }
+    }
+    assert rewards_of(MixEnv(sets), 0, "x") == (0.25, {"Judge": 0.25}, None)
+
+
+def test_prompts_without_reward_functions_are_refused(make_prompts_env):
+    with pytest.raises(ValueError, match="rewards is missing: give PromptsEnv functions"):
+        make_prompts_env([{"prompt": "Hello"}], [])
+    with pytest.raises(ValueError, match="no column has the prompt: instruction; say which one by columns="):
+        make_prompts_env([{"instruction": "Hello"}], [reward_examples.Judge()])
+
+
+def test_rows_without_answers_in_the_math_env_point_to_the_other_one(make_env):
+    with pytest.raises(ValueError, match="rows without an answer, for reward functions alone, are for aspo/Prompts-v0"):
+        make_env([reward_examples.Judge()], [{"prompt": "Hello"}])
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,14 @@ def test_other_weights_and_prompts_under_the_same_names_are_refused(finished):
         ({"limit": 0}, "evaluation_duration=0: expected an int >= 1"),
         ({"max_prompt_tokens": 2}, "all 6 prompts of the evaluation are longer"),
         ({"env_config": {"digits": 0}}, "digits=0"),
+        ({"top_k": -1}, "top_k=-1: expected an int >= 0"),
+        ({"min_p": 1.0}, "min_p=1.0: expected in [0, 1)"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0: expected > 0"),
+        ({"stop": [""]}, "stop=['']: expected a list of texts that are not empty"),
+        (
+            {"reward_weights": {"correct": 0}},
+            "reward_weights={'correct': 0}: expected a dict of names to finite numbers",
+        ),
         ({"model": "./nowhere"}, "llm_model='./nowhere'"),
     ],
 )
@@ -174,6 +182,25 @@ def test_the_help_has_every_default_and_an_example_that_can_be_run(capsys):
     command = shlex.split(text.rpartition("python -m aspo_rllib.evaluate --model")[2].replace("\\\n", " "))
     args = _parser().parse_args(["--model", *command])
     assert (ROOT / args.data).is_file()
+
+
+def test_the_command_samples_and_weighs_as_it_is_told(ray_session, tmp_path):
+    data, out = tmp_path / "sums.jsonl", tmp_path / "out"
+    data.write_text("".join(json.dumps({"prompt": f"{n}+105=", "answer": str(n + 105)}) + "\n" for n in (200, 300)))
+    functions = {"rewards": ["reward_examples:always_half"], "system_prompt": ""}
+    env_config = {"data": str(data), "cache_dir": str(tmp_path)} | functions
+    flags = ["--model", TINY_MODEL, "--env", "aspo/Math-v0", "--env-config", json.dumps(env_config), "--k", "4"]
+    flags += ["--engine", "transformers", "--max-prompt-tokens", "32", "--max-completion-tokens", "8"]
+    flags += ["--out", str(out)]
+    chosen = ["--top-k", "1", "--stop", "0", "5", "--reward-weights", '{"correct": 1, "Judge": 2}']
+    main([*flags, *chosen])
+    begun = json.loads((out / "settings.json").read_text())
+    assert (begun["top_k"], begun["stop"], begun["reward_weights"]) == (1, ["0", "5"], {"correct": 1, "Judge": 2})
+    rows = table(out)
+    assert (rows.groupby("index")["completion"].nunique() == 1).all()  # the likeliest token only
+    assert rows["completion"].str.fullmatch("[^05]*[05]?").all()
+    with pytest.raises(SystemExit, match=r"top_k=1, not 0; .*stop=\['0', '5'\], not None"):
+        main(flags)
 
 
 def test_without_a_terminal_there_are_lines(monkeypatch, capsys):

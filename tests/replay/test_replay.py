@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ray.tune.utils.util import SafeFallbackEncoder
 
 from aspo_rllib import ASPOConfig
 from aspo_rllib.replay import table
@@ -29,7 +30,8 @@ def trial(ray_session, make_config, tmp_path_factory):
     algo = config.build_algo()
     folder = trial_folder(algo)
     for iteration in range(ITERATIONS):
-        algo.train()
+        with (folder / "result.json").open("a") as file:  # as Tune writes it
+            print(json.dumps(algo.train(), cls=SafeFallbackEncoder), file=file)
         algo.save_to_path(folder / f"checkpoint_{iteration:06d}")
     algo.stop()
     yield Path(shutil.copytree(folder, tmp_path_factory.mktemp("experiment") / "trial"))
@@ -160,7 +162,7 @@ def test_the_command_needs_no_ray_and_shows_tokens_in_their_text(trial):
     [
         (["--iteration", "1"], "iteration=1: {trial}/rollouts has those of 2-4"),
         (["--set", "clip_hihg=1"], "no field 'clip_hihg'. Did you mean 'clip_high'"),
-        (["--set", "clip_low=7"], "clip_low=7: expected a number in [0, 1], or None."),
+        (["--set", "clip_low=7"], "clip_low=7: expected in [0, 1], or None. Change the run's settings"),
         (["--checkpoint", "nowhere"], "checkpoint='nowhere': expected the folder of a checkpoint"),
         (["--step", "99"], "--step 99: expected 1 to "),
     ],

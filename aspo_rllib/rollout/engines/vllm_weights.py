@@ -12,6 +12,8 @@ from aspo_rllib.rollout.engines.engine import relative_error
 
 Named = tuple[str, Tensor]
 _PROBED_COLUMNS = 64
+# Up to this relative error, sorted numbers are the same numbers. vLLM computes packed weights back by products.
+_SAME_NUMBERS = 1e-5
 
 
 class WeightLoader:
@@ -68,26 +70,45 @@ class WeightLoader:
             for kind in ("weight", "bias"):
                 sources = [f"{parent}.{part}.{kind}" for part in parts_of.get(own, [own])]
                 if all(source in given for source in sources) and isinstance(getattr(module, kind, None), Tensor):
-                    expected = torch.cat([given[source] for source in sources])
-                    found = _probe(module, kind, expected.shape[-1])
-                    if expected.ndim > 1:
-                        found, expected = found[: len(expected), :_PROBED_COLUMNS], expected[:, :_PROBED_COLUMNS]
-                    if found.shape == expected.shape:  # else the worker holds a part of it
-                        errors["+".join(sources)] = relative_error(found, expected)
+                    error = _error(module, kind, torch.cat([given[source] for source in sources]))
+                    if error is not None:
+                        errors["+".join(sources)] = error
         return errors
 
 
-def _probe(module: Any, kind: str, num_columns: int) -> Tensor:
-    """The first columns of a module's weight, or its bias. A weight that is only there in packed form is computed.
+def _error(module: Any, kind: str, expected: Tensor) -> float | None:
+    """The relative error of a module's weight or bias; None if the two cannot be compared.
+
+    A worker may hold a part of a weight. Some classes hold a weight in another order: GPT-2's transposes it, and
+    BLOOM's moves the rows of queries, keys and values. If both weights consist of the same numbers, there is no error.
+    """
+    found, first = _probe(module, kind, expected.shape[-1], _PROBED_COLUMNS), expected
+    if expected.ndim > 1:
+        found, first = found[: len(expected), :_PROBED_COLUMNS], expected[:, :_PROBED_COLUMNS]
+    error = relative_error(found, first) if found.shape == first.shape else None
+    if error is not None and error < _SAME_NUMBERS:
+        return error
+    whole = _probe(module, kind, expected.shape[-1], None)
+    if whole.numel() == expected.numel():
+        numbers = expected.to(whole.device, whole.dtype).flatten().sort().values
+        in_order = relative_error(whole.flatten().sort().values, numbers)
+        if in_order < _SAME_NUMBERS:
+            return in_order
+    return error
+
+
+def _probe(module: Any, kind: str, num_columns: int, limit: int | None) -> Tensor:
+    """A module's weight, or its bias. If a weight is only there in packed form, its first columns are computed.
 
     num_columns: of the whole weight. A worker may hold fewer of them.
+    limit: how many columns are computed; None: all.
     """
     tensor: Tensor = getattr(module, kind)
     if kind == "bias" or tensor.numel():
         return tensor
     columns = torch.eye(
         getattr(module, "input_size_per_partition", num_columns), dtype=tensor.dtype, device=tensor.device
-    )[:_PROBED_COLUMNS]
+    )[:limit]
     products: Tensor = module.quant_method.apply(module, columns, None)
     return products.T
 
