@@ -24,7 +24,7 @@ PAGE_HEADER = """# Settings
 
 Made from the table of settings by `python docs/config_reference.py`; a test keeps it up to date. Every setting is an
 attribute of the config under the name given here, so `tune.grid_search` and friends can stand in any of them. What
-RLlib's own methods take (`env_runners`, `learners`, `callbacks`, `debugging`, ...) is in RLlib's documentation.
+RLlib's own methods take (`env_runners`, `learners`, `callbacks`, `reporting`, ...) is in RLlib's documentation.
 `ASPOConfig.paper()` sets the paper's values (arXiv 2510.06062, the 1.5B model).
 """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 _EXAMPLE = """example:
   python tuned_examples/arithmetic_aspo.py --set saved_batches=20
-  python -m aspo_rllib.replay results/arithmetic_aspo --iteration 12 --set clip_high=0.1"""
+  python -m aspo_rllib.replay results/arithmetic_aspo_seed0 --iteration 12 --set clip_high=0.1"""
 
 
 def _parser() -> argparse.ArgumentParser:

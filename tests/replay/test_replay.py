@@ -1,10 +1,12 @@
 """A replay is the run's update again, to the last bit, and its parts of the gradient's norm are what they say."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from ray.tune.utils.util import SafeFallbackEncoder
 
 from aspo_rllib import ASPOConfig
+from aspo_rllib.model.companions import load_tokenizer
 from aspo_rllib.replay import table
 from aspo_rllib.replay.__main__ import main
 from aspo_rllib.replay.replaying import find_start, replay
@@ -155,6 +158,25 @@ def test_the_command_needs_no_ray_and_shows_tokens_in_their_text(trial):
     (of_run,) = [line.split() for line in lines if line.split()[:1] == ["run"]]
     assert whole[1:4] == of_run[1:4] and of_run[4] == "-"  # the run itself records no smallest ratio
     assert sum("[[" in line and "]]" in line for line in lines) == 3
+
+
+def test_a_step_that_is_not_finite_shows_the_token(trial, tmp_path):
+    folder = shutil.copytree(trial, tmp_path / "trial")
+    batch = SavedBatch.read(folder, 4)
+    group = batch.groups[0]
+    broken = group.rollouts[0].sampler_logprobs.copy()
+    broken[1] = np.nan
+    rollouts = (replace(group.rollouts[0], sampler_logprobs=broken), *group.rollouts[1:])
+    replace(batch, groups=[replace(group, rollouts=rollouts), *batch.groups[1:]]).write(folder, {}, keep=3)
+    again = replay(folder, 4, assignments=["old_logprobs='sampler'", "drop_uniform_groups=False"])
+    number = table.largest_step(again)
+    assert not math.isfinite(again.steps[number - 1].grad_norm)
+    config = again.config
+    tokenizer = load_tokenizer(config.base_model, trust_remote_code=False, chat_template=config.chat_template)
+    lines = table.describe_step(again, number, tokenizer, top=1).splitlines()
+    assert "gradient norm nan; sizes of dL/dlogp instead of parts" in lines[0]
+    part, task, sample, token, *_ = lines[-1].split()
+    assert (part, int(task), int(sample), int(token)) == ("inf", group.index, 0, 2)
 
 
 @pytest.mark.parametrize(
