@@ -22,7 +22,7 @@ ORDER = [
     {"weights"},
     {"rollout", "learner"},
     {"run"},
-    {"doctor", "models"},
+    {"doctor", "models", "export"},
     {"evaluate"},
     {"replay"},
     {"aspo"},

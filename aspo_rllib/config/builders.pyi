@@ -91,6 +91,7 @@ class SettingsBuilder(TextAlgorithmConfig):
     max_entropy: float | None
     max_kl: float | None
     on_bad_numbers: str
+    checkpoint_export: str | int
     saved_batches: int
     def __init__(self, algo_class: type[Algorithm] | None = None, **settings: Never) -> None: ...
     def llm(
@@ -423,6 +424,22 @@ class SettingsBuilder(TextAlgorithmConfig):
                 checkpoint that the run wrote or was restored from, and goes on with the next tasks; without such a
                 checkpoint, or after 3 times to the same one, it stops. "warn" goes on, and saves such weights, too.
                 ('warn', 'stop' or 'rollback'; default 'stop')
+        """
+    def checkpointing(  # type: ignore[override, unused-ignore]
+        self,
+        *,
+        export: str | int = ...,
+        **rllib: Any,
+    ) -> Self:
+        """What a checkpoint has besides the state from which a run goes on.
+
+        How often there is a checkpoint, and how many are kept, are settings of Tune: `CheckpointConfig`.
+
+        Args:
+            export: Which checkpoints have a folder learner_group/hf, which transformers and vLLM load. It has a quarter
+                of a checkpoint's bytes and is written while training waits. An int n: those after n, 2n, 3n, ...
+                iterations. `python -m aspo_rllib.export CHECKPOINT` makes the folder of any other checkpoint later.
+                ('every', 'never', or an int >= 1; default 'every')
         """
     def debugging(  # type: ignore[override, unused-ignore]
         self,

@@ -91,6 +91,9 @@ IGNORED: Mapping[str, str] = {
     # fault_tolerance()
     "ignore_env_runner_failures": "use restart_failed_env_runners",
     "num_consecutive_env_runner_failures_tolerance": "use restart_failed_env_runners and max_num_env_runner_restarts",
+    # checkpointing()
+    "export_native_model_files": "use .checkpointing(export=...)",
+    "checkpoint_trainable_policies_only": _POLICIES,
     # environment()
     "clip_rewards": "shape rewards in the env",
     "normalize_actions": "actions are texts",

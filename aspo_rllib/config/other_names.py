@@ -73,4 +73,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "num_train_epochs": _PASSES,
     "total_epochs": _PASSES,
     "max_steps": _PASSES,
+    # checkpoints
+    "hf_save_interval": "checkpointing(export=...)",
+    "save_only_model": "checkpointing(export=...)",
 }

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import Self
 
 from aspo_rllib.config.builders import SettingsBuilder
+from aspo_rllib.config.fields.checkpointing import EVERY
 from aspo_rllib.losses import Loss, resolve_loss
 
 
@@ -86,6 +87,12 @@ class ASPOSettings(SettingsBuilder):
         if self.seed_completions is not None:
             return self.seed_completions
         return self.deterministic or not self.num_gpus_per_env_runner
+
+    def exports(self, iteration: int) -> bool:
+        """Whether a checkpoint after this iteration has a loadable model, by `checkpoint_export`."""
+        if isinstance(self.checkpoint_export, str):
+            return self.checkpoint_export == EVERY
+        return iteration % self.checkpoint_export == 0
 
     @property
     def learner_is_compiled(self) -> bool:

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray.rllib.core import COMPONENT_LEARNER_GROUP
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
+from aspo_rllib.learner.checkpoints import HF_FOLDER
 from aspo_rllib.model import companions, loading
 from envs.chat import set_chat_template
 
@@ -23,6 +25,21 @@ if TYPE_CHECKING:
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack")
+
+
+def check_not_a_checkpoint(config: ASPOSettings) -> None:
+    """Raise ValueError for a checkpoint in the place of the model in it, and for one without a model."""
+    path = Path(config.base_model)
+    checkpoint = path.parents[1] if path.name == HF_FOLDER and len(path.parents) > 1 else path
+    if not (checkpoint / "rllib_checkpoint.json").is_file() or (path / "config.json").is_file():
+        return
+    model = checkpoint / COMPONENT_LEARNER_GROUP / HF_FOLDER
+    if (model / "config.json").is_file():
+        raise ValueError(f"llm_model={config.llm_model!r} is a checkpoint: give the folder of its model, {model}.")
+    raise ValueError(
+        f"llm_model={config.llm_model!r}: the checkpoint has no loadable model; `python -m aspo_rllib.export "
+        f"{checkpoint}` makes {model}."
+    )
 
 
 def check_weights(config: ASPOSettings, structure: nn.Module) -> None:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from aspo_rllib.config.eval_sets import set_configs
+from aspo_rllib.config.fields.checkpointing import NEVER
 from aspo_rllib.config.placement import weight_transport
 from aspo_rllib.doctor import model_files, resources
 from aspo_rllib.learner.memory import load_structure
@@ -54,6 +55,7 @@ def check(config: ASPOSettings) -> None:
 
 def check_model(config: ASPOSettings) -> None:
     """Raise ValueError for a model that engine or learner cannot use, or whose context is too short."""
+    model_files.check_not_a_checkpoint(config)
     model_config = _model_config(config)
     _check_causal(config, model_config)
     _check_context(config, model_config)
@@ -207,7 +209,7 @@ def check_free(folder: str | Path, free_bytes: int, needed_bytes: int) -> None:
 
 
 def checkpoint_bytes(config: ASPOSettings) -> int:
-    """The approximate size of one checkpoint: training state and the loadable model, both float32.
+    """The approximate size of the largest checkpoint: training state and any loadable model, both float32.
 
     0 for a model of the hub, which may not be downloaded yet.
     """
@@ -215,4 +217,5 @@ def checkpoint_bytes(config: ASPOSettings) -> int:
         return 0
     parameters = list(load_structure(config).parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    return _STATE_BYTES * trained + _EXPORT_BYTES * sum(p.numel() for p in parameters)
+    exported = 0 if config.checkpoint_export == NEVER else sum(p.numel() for p in parameters)
+    return _STATE_BYTES * trained + _EXPORT_BYTES * exported

@@ -15,7 +15,13 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from aspo_rllib.model.companions import save_companions
@@ -155,15 +161,31 @@ def _state(
     policy: Policy, optimizer: torch.optim.Optimizer, counters: dict[str, int], reference: dict[str, Tensor] | None
 ) -> dict[str, Any]:
     model_state, optimizer_state = get_state_dict(policy, optimizer)
-    # Under adapters the base model stays what its own folder holds. A tied head has two names.
-    frozen = {name for name, p in policy.named_parameters(remove_duplicate=False) if not p.requires_grad}
-    model_state = {name: tensor for name, tensor in model_state.items() if name not in frozen}
-    state = {"model": model_state, "optimizer": optimizer_state, "counters": dict(counters)}
+    state = {"model": _trained(policy, model_state), "optimizer": optimizer_state, "counters": dict(counters)}
     return state if reference is None else {**state, "reference": reference}
 
 
+def _trained(policy: Policy, model_state: dict[str, Any]) -> dict[str, Any]:
+    # Under adapters the base model stays what its own folder holds. A tied head has two names.
+    frozen = {name for name, p in policy.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {name: tensor for name, tensor in model_state.items() if name not in frozen}
+
+
+def load_weights(path: Path, policy: Policy) -> None:
+    """Load only the weights of what `save_state` wrote, into a policy that is whole in this process.
+
+    Raises ValueError as `load_state` does.
+    """
+    weights = _trained(policy, get_model_state_dict(policy))
+    _check_saved(path, weights, wants_reference=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        dcp.load({"model": weights}, checkpoint_id=path / STATE_FOLDER, no_dist=True)
+    set_model_state_dict(policy, weights, options=StateDictOptions(strict=False))
+
+
 def export_hf(
-    path: Path,
+    folder: Path,
     policy: Policy,
     weights: dict[str, Tensor],
     generation: GenerationConfig,
@@ -174,5 +196,5 @@ def export_hf(
     weights: checkpoint name -> whole CPU tensor, as `sharding.full_weights` gives them.
     """
     policy.hf_model.generation_config = GenerationConfig()  # transformers would refuse to save some that are in use
-    policy.hf_model.save_pretrained(path / HF_FOLDER, state_dict=weights)
-    save_companions(path / HF_FOLDER, generation, tokenizer)
+    policy.hf_model.save_pretrained(folder, state_dict=weights)
+    save_companions(folder, generation, tokenizer)

@@ -14,6 +14,7 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from aspo_rllib.learner.checkpoints import HF_FOLDER
 from aspo_rllib.types import TrainBatch, UpdateResult
 from aspo_rllib.watchdog import patience_s
 from aspo_rllib.weights.object_store import WeightsHandle
@@ -118,7 +119,7 @@ class ASPOLearnerGroup(LearnerGroup):
     def save_to_path(  # type: ignore[override]
         self, path: str | Path, *, state: Any = None, filesystem: Any = None, use_msgpack: bool = False
     ) -> str:
-        """Write a checkpoint below `path`: every rank writes its shards, rank 0 also a Hugging Face folder.
+        """Write the training state below `path`: every rank writes its shards.
 
         Raises the error of any rank that fails, and RuntimeError if a learner on another node cannot access `path`.
         """
@@ -132,6 +133,11 @@ class ASPOLearnerGroup(LearnerGroup):
             )
         self.on_all(lambda learner: learner.save_checkpoint(path))
         return str(path)
+
+    def export(self, path: str | Path) -> None:
+        """Write the Hugging Face folder of the current weights below a `path` of `save_to_path`."""
+        folder = Path(path).resolve() / HF_FOLDER
+        self.on_all(lambda learner: learner.export(folder))
 
     def restore_from_path(
         self, path: str | Path, *, component: str | None = None, filesystem: Any = None, **kwargs: Any

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from aspo_rllib.config.placement import turn_on_shared_gpu
 from aspo_rllib.learner import checkpoints
+from aspo_rllib.learner.base_model import BaseModel
 from aspo_rllib.learner.memory_fit import recomputes_layers
 from aspo_rllib.learner.reference import AdapterReference, ModelReference
 from aspo_rllib.learner.rl_module import CausalLMModule
-from aspo_rllib.model.companions import load_generation_config, load_tokenizer
 from aspo_rllib.model.layers import recompute_layers
 from aspo_rllib.model.layouts import LAYOUTS
 from aspo_rllib.model.packing import TokenBatch, set_attention
@@ -218,14 +218,15 @@ class PolicyLearner(TorchLearner):
         self._weights_seq_no = handle.version
 
     def save_checkpoint(self, path: Path) -> None:
-        """Write the training state and a Hugging Face folder below `path`. Collective."""
+        """Write the training state below `path`. Collective."""
         checkpoints.save_state(path, self.policy, self.optimizer, self._counters(), self._moving_reference())
-        weights = full_weights(self.policy)
-        if weights:
-            model, trust = self.config.base_model, self.config.trust_remote_code
-            tokenizer = load_tokenizer(model, trust_remote_code=trust, chat_template=self.config.chat_template)
-            generation = load_generation_config(model, trust_remote_code=trust)
-            checkpoints.export_hf(path, self.policy, weights, generation, tokenizer)
+        if not awaits_weights():
+            BaseModel.of(self.config).write(path)
+
+    def export(self, folder: Path) -> None:
+        """Write the current weights as a Hugging Face folder. Collective."""
+        if weights := full_weights(self.policy):
+            checkpoints.export_hf(folder, self.policy, weights, *BaseModel.of(self.config).companions())
 
     def load_checkpoint(self, path: Path) -> None:
         """Load a checkpoint of `save_checkpoint`. Collective."""

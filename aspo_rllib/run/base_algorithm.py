@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER_GROUP, DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
@@ -186,13 +186,16 @@ class TextAlgorithm(Algorithm):
         self._latest_evaluation = state["latest_evaluation"]
 
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
-        """Write a checkpoint atomically: RLlib's state, the learners' shards, and a loadable model.
+        """Write a checkpoint atomically: RLlib's state, the learners' shards, and by `export` a loadable model.
 
-        transformers and vLLM can load `<path>/learner_group/hf`.
+        transformers and vLLM can load that model from `<path>/learner_group/hf`.
         """
         path = Path(path if path is not None else tempfile.mkdtemp()).resolve()
         with whole_folder(path) as partial:
             super().save_to_path(partial, **kwargs)
+            # Not in the background: Tune copies the folder when this returns, and callbacks may upload the copy.
+            if self.config.exports(self.iteration):
+                self.learner_group.export(partial / COMPONENT_LEARNER_GROUP)
         self.on_checkpoint(path)
         return str(path)
 

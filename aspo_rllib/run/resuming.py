@@ -56,6 +56,8 @@ MAY_CHANGE = frozenset(
         "evaluation_interval",
         "callbacks",
         "saved_batches",
+        # what is written
+        "checkpoint_export",
     }
 )
 """Fields that say where and how fast a run trains. Their values are those of the command that continues the run."""

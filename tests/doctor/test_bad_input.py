@@ -397,10 +397,14 @@ def test_a_checkpoint_is_estimated_by_its_weights_and_moments(make_config, build
     for lora in (None, {"r": 4, "target_modules": ["q_proj"]}):
         learners = build_learners(lora=lora)
         folder = Path(learners.save_to_path(tmp_path / str(lora is None)))
-        written = sum(path.stat().st_size for path in folder.rglob("*") if path.name != "tokenizer.json")
-        estimate = preflight.checkpoint_bytes(make_config().llm(model=random_model, lora=lora))
-        print(estimate, written)
-        assert 0.5 < estimate / written < 1.5
+        for export in ("never", "every"):
+            if export == "every":
+                learners.export(folder)
+            written = sum(path.stat().st_size for path in folder.rglob("*") if path.name != "tokenizer.json")
+            config = make_config().llm(model=random_model, lora=lora).checkpointing(export=export)
+            estimate = preflight.checkpoint_bytes(config)
+            print(estimate, written)
+            assert 0.5 < estimate / written < 1.5
 
 
 # ---- legal, but said ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aspo_rllib import TINY_MODEL
+from aspo_rllib.export import export
 from aspo_rllib.learner.advantages import grpo
 from aspo_rllib.learner.batching import build_train_batches
 from aspo_rllib.learner.checkpoints import whole_folder
@@ -153,6 +154,7 @@ def test_with_lora_only_the_adapters_are_saved_and_training_goes_on(
     assert all("lora_" in name for name in saved if name.startswith("model.")) and any(
         "lora_" in name for name in saved
     )
+    running.export(tmp_path)
     assert_scores_like_the_learner(tmp_path / "hf", running, make_groups)  # merged: needs no peft
     resumed = build_learners(lora=lora)
     resumed.restore_from_path(tmp_path)
@@ -184,7 +186,7 @@ def test_a_checkpoint_restores_on_another_number_of_learners(
 def exported(build_learners, update, tmp_path):
     learners = build_learners()
     update(learners)
-    learners.save_to_path(tmp_path)
+    learners.export(tmp_path)
     return learners, tmp_path / "hf"
 
 
@@ -203,6 +205,18 @@ def assert_scores_like_the_learner(folder, learners, make_groups):
         with torch.no_grad():
             logprobs = hf_model(input_ids=ids[None]).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
         np.testing.assert_allclose(ours, logprobs.gather(-1, ids[len(prompt) :, None])[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": {"q_proj", "v_proj"}, "init_lora_weights": False}])
+def test_the_folder_can_be_made_later_from_the_state(build_learners, update, lora, tmp_path):
+    learners = build_learners(lora=lora)
+    update(learners)
+    learners.save_to_path(tmp_path / "checkpoint" / "learner_group")
+    learners.export(tmp_path)
+    later = export(tmp_path / "checkpoint")
+    assert {p.name: p.read_bytes() for p in later.iterdir()} == {
+        p.name: p.read_bytes() for p in (tmp_path / "hf").iterdir()
+    }
 
 
 def test_the_folder_loads_without_missing_or_unexpected_weights(exported):

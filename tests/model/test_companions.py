@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from aspo_rllib import TINY_MODEL
 from aspo_rllib.doctor import preflight
-from aspo_rllib.learner.checkpoints import HF_FOLDER, export_hf
+from aspo_rllib.learner.checkpoints import export_hf
 from aspo_rllib.model.companions import load_generation_config, load_tokenizer
 from aspo_rllib.model.policy import load_policy
 from aspo_rllib.model.sharding import full_weights
@@ -65,7 +65,7 @@ def export(folder, to, *, trust_remote_code=False, chat_template=None):
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code, chat_template=chat_template)
     generation = load_generation_config(str(folder), trust_remote_code=trust_remote_code)
     export_hf(to, policy, full_weights(policy), generation, tokenizer)
-    return to / HF_FOLDER
+    return to
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_a_generation_config_that_transformers_would_not_save_is_exported_as_it_
 ):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 1} | settings))
     preflight.check_model(make_config().llm(model=str(folder)))
-    exported = GenerationConfig.from_pretrained(export(folder, tmp_path))
+    exported = GenerationConfig.from_pretrained(export(folder, tmp_path / "exported"))
     assert {name: getattr(exported, name) for name in settings} == settings
-    AutoModelForCausalLM.from_pretrained(tmp_path / HF_FOLDER)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
 
 
 @pytest.mark.parametrize("settings", [{"max_new_tokens": -3}, {"num_return_sequences": 3}])
@@ -105,9 +105,9 @@ def test_end_tokens_of_config_json_count_and_are_exported(ends, folder, tmp_path
     expected = {ends} if isinstance(ends, int) else set(ends)
     _, stop = prompts.load_tokenizer(make_config().llm(model=str(folder)))
     assert expected <= set(stop)
-    _, again = prompts.load_tokenizer(make_config().llm(model=str(export(folder, tmp_path))))
+    _, again = prompts.load_tokenizer(make_config().llm(model=str(export(folder, tmp_path / "exported"))))
     assert again == stop
-    assert GenerationConfig.from_pretrained(tmp_path / HF_FOLDER).eos_token_id == ends
+    assert GenerationConfig.from_pretrained(tmp_path / "exported").eos_token_id == ends
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, BARE_TEMPLATE])
@@ -118,7 +118,7 @@ def test_the_template_that_was_trained_with_is_exported(template, folder, tmp_pa
 
 def test_without_one_the_tokenizers_own_is_exported(folder, tmp_path):
     own = AutoTokenizer.from_pretrained(folder).chat_template
-    assert AutoTokenizer.from_pretrained(export(folder, tmp_path)).chat_template == own
+    assert AutoTokenizer.from_pretrained(export(folder, tmp_path / "exported")).chat_template == own
 
 
 def test_the_bare_template_begins_as_the_model_was_trained_to(folder):

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from zoo import random_model
 
 from aspo_rllib import TINY_MODEL
-from aspo_rllib.learner.checkpoints import HF_FOLDER, export_hf
+from aspo_rllib.learner.checkpoints import export_hf
 from aspo_rllib.model.companions import load_tokenizer
 from aspo_rllib.model.layouts import LAYOUTS
 from aspo_rllib.model.policy import Policy, load_policy, stream_weights
@@ -141,7 +141,7 @@ def test_what_is_exported_is_loaded_with_the_trained_weights(folder, tmp_path_fa
     change(policy)
     tokenizer = load_tokenizer(TINY_MODEL, trust_remote_code=False, chat_template=None)
     export_hf(exported, policy, full_weights(policy), GenerationConfig(), tokenizer)
-    again = load_policy(str(exported / HF_FOLDER))
+    again = load_policy(str(exported))
     trained = policy.hf_model.state_dict()
     assert all(torch.equal(tensor, trained[name]) for name, tensor in again.hf_model.state_dict().items())
 

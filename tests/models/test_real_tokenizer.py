@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aspo_rllib import ASPOConfig
-from aspo_rllib.learner.checkpoints import HF_FOLDER, export_hf
+from aspo_rllib.learner.checkpoints import export_hf
 from aspo_rllib.model.companions import load_generation_config
 from aspo_rllib.model.packing import pack_rows, pad_rows, share_prompts
 from aspo_rllib.model.policy import load_policy
@@ -115,8 +115,8 @@ def test_the_prompt_is_chatml_with_the_envs_words_only(prompts, tokenizer_and_st
 
 def test_the_exported_folder_generates_the_engines_text(engine, policy, prompts, folder, tokenizer_and_stop, tmp_path):
     generation = load_generation_config(folder, trust_remote_code=False)
-    export_hf(tmp_path, policy, full_weights(policy), generation, tokenizer_and_stop[0])
-    exported = tmp_path / HF_FOLDER
+    exported = tmp_path / "exported"
+    export_hf(exported, policy, full_weights(policy), generation, tokenizer_and_stop[0])
     model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(exported)
     assert model.lm_head.weight is model.model.embed_tokens.weight

@@ -4,6 +4,7 @@ The config's attributes, its builder methods with their signatures and docstring
 docs/config.md are made from this table.
 """
 
+from aspo_rllib.config.fields.checkpointing import CHECKPOINTING
 from aspo_rllib.config.fields.debugging import DEBUGGING
 from aspo_rllib.config.fields.evaluation import EVALUATION
 from aspo_rllib.config.fields.fault_tolerance import FAULT_TOLERANCE
@@ -11,5 +12,5 @@ from aspo_rllib.config.fields.llm import LLM
 from aspo_rllib.config.fields.sampling import SAMPLING
 from aspo_rllib.config.fields.training import TRAINING
 
-BUILDERS = (LLM, SAMPLING, TRAINING, EVALUATION, FAULT_TOLERANCE, DEBUGGING)
+BUILDERS = (LLM, SAMPLING, TRAINING, EVALUATION, FAULT_TOLERANCE, CHECKPOINTING, DEBUGGING)
 FIELDS = tuple(field for builder in BUILDERS for field in builder.fields)
