@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ Message = Mapping[str, str]
 BARE_TEMPLATE = "{{ bos_token }}{{ messages[-1]['content'] }}"
 """Only the prompt, for base models. It writes the first token itself: tokenizers add none to the text of a template."""
 
+TEMPLATE_DATE = "2024-07-26"
+"""The date in the prompts of templates that show one. Llama 3.1's template has it where there is no clock."""
+
+_NOW = "strftime_now"  # the function of the clock that transformers gives to templates
 _FOLDED = (
     "the chat template leaves out the system message: its text is put before the first user message instead "
     '(env_config={"system_prompt": ""} leaves it out)'
@@ -45,8 +50,15 @@ def set_chat_template(tokenizer: Any, template: str | os.PathLike) -> None:
     tokenizer.chat_template = read_chat_template(template)
 
 
-def render(tokenizer: Any, messages: Sequence[Message], template_kwargs: Mapping[str, Any] | None = None) -> str:
+def render(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    template_kwargs: Mapping[str, Any] | None = None,
+    date: str = TEMPLATE_DATE,
+) -> str:
     """Write a chat in the tokenizer's template, up to the beginning of the assistant's answer.
+
+    date: what the template gets for today's date, YYYY-MM-DD. The same chat is then the same prompt on every day.
 
     A system message that the template refuses (Gemma) or leaves out (the bare template of base models) goes before the
     first user message, with a warning.
@@ -55,6 +67,8 @@ def render(tokenizer: Any, messages: Sequence[Message], template_kwargs: Mapping
         ValueError: for messages that the template refuses.
     """
     kwargs = dict(template_kwargs or {}) | {"add_generation_prompt": True, "tokenize": False}
+    if _NOW in str(tokenizer.chat_template):  # tokenizers that need no Jinja refuse keywords that they do not know
+        kwargs.setdefault(_NOW, datetime.fromisoformat(date).strftime)
     system = [message["content"] for message in messages if message["role"] == "system"]
     try:
         text = tokenizer.apply_chat_template(list(messages), **kwargs)

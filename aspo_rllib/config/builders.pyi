@@ -21,6 +21,7 @@ class SettingsBuilder(TextAlgorithmConfig):
     max_prompt_tokens: int
     chat_template: str | None
     chat_template_kwargs: dict[str, Any] | None
+    template_date: str
     trust_remote_code: bool
     kv_cache_memory_bytes: int | None
     gpu_memory_utilization: float
@@ -103,6 +104,7 @@ class SettingsBuilder(TextAlgorithmConfig):
         max_prompt_tokens: int = ...,
         chat_template: str | None = ...,
         chat_template_kwargs: dict[str, Any] | None = ...,
+        template_date: str = ...,
         trust_remote_code: bool = ...,
         kv_cache_memory_bytes: int | None = ...,
         gpu_memory_utilization: float = ...,
@@ -135,6 +137,9 @@ class SettingsBuilder(TextAlgorithmConfig):
             chat_template_kwargs: What the chat template takes besides the messages, for example {"enable_thinking":
                 False} for Qwen3. An evaluation set may have its own. (a dict of what the template takes, or None;
                 default None)
+            template_date: What the chat template gets for today's date. Some templates write it into every prompt
+                (Llama 3, SmolLM3). A fixed one makes prompts the same on every day, so that a run can be repeated,
+                resumed and evaluated. (a date, YYYY-MM-DD; default '2024-07-26')
             trust_remote_code: Whether code in the model's folder may run. (True or False; default False)
             kv_cache_memory_bytes: Size of vLLM's KV cache. None: 256 MiB on CPU, and what `gpu_memory_utilization`
                 leaves on GPU. The cache of engine="transformers" grows with what is running; `max_num_seqs` bounds it.

@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--chat-template-kwargs", type=json.loads, metavar="JSON", help='e.g. {"enable_thinking": false} for Qwen3'
     )
+    setting("--template-date", "today's date for templates that write it into the prompt", metavar="YYYY-MM-DD")
     setting("--dtype", "of the engine", choices=("float32", "bfloat16"))
     setting("--engine", "what generates", choices=("vllm", "transformers"))
     setting("--seed", "of the completions", type=int)

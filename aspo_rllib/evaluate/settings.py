@@ -30,6 +30,7 @@ class Settings:
     max_completion_tokens: int = 1024
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    template_date: str = "2024-07-26"
     dtype: str = "float32"
     engine: str = "vllm"
     seed: int = 0

@@ -56,6 +56,7 @@ def config_of(settings: Settings, **env_runners: Any) -> ASPOSettings:
             max_prompt_tokens=settings.max_prompt_tokens,
             chat_template=settings.chat_template,
             chat_template_kwargs=settings.chat_template_kwargs,
+            template_date=settings.template_date,
             trust_remote_code=settings.trust_remote_code,
         )
         .sampling(max_completion_tokens=settings.max_completion_tokens)

@@ -227,14 +227,14 @@ class TextEnvRunner(EnvRunner, Checkpointable):
     def _tasks_of(self, config: ASPOSettings) -> tuple[PromptEncoder, GradingPool]:
         """The prompt encoder and the grading pool of a config's env; created once per env and its settings."""
         # The key is not made with repr, which is the same for two data sets of equal size.
-        kwargs = config.chat_template_kwargs
-        key = cloudpickle.dumps((config.env, config.env_config, config.graders, config.grader_timeout_s, kwargs))
+        template = (config.chat_template_kwargs, config.template_date)
+        key = cloudpickle.dumps((config.env, config.env_config, config.graders, config.grader_timeout_s, template))
         if key not in self._tasks:
             context = EnvContext(config.env_config, worker_index=self.worker_index, num_workers=self.num_workers)
             creator = self._env_creator if config.env == self.config.env else env_creator_of(config)
             pool = GradingPool(_maker_of_copies(creator, context), config.graders, config.grader_timeout_s)
             env = creator(context)
-            self._tasks[key] = (PromptEncoder(env, self.tokenizer, kwargs), pool)
+            self._tasks[key] = (PromptEncoder(env, self.tokenizer, *template), pool)
             make_callback(
                 "on_environment_created",
                 callbacks_objects=self._callbacks,

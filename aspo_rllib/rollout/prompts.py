@@ -17,7 +17,7 @@ from aspo_rllib.config.env_creators import make_env
 from aspo_rllib.model import companions
 from aspo_rllib.rollout.env_check import check_env
 from aspo_rllib.rollout.rewards import check_known_names
-from envs.chat import BARE_TEMPLATE, render
+from envs.chat import BARE_TEMPLATE, TEMPLATE_DATE, render
 
 if TYPE_CHECKING:
     from aspo_rllib.config.settings import ASPOSettings
@@ -54,10 +54,12 @@ class PromptEncoder:
         env: gym.Env[str, str],
         tokenizer: PreTrainedTokenizerBase,
         template_kwargs: Mapping[str, Any] | None = None,
+        template_date: str = TEMPLATE_DATE,
     ):
         self.env = env
         self.tokenizer = tokenizer
         self.template_kwargs = dict(template_kwargs or {})
+        self.template_date = template_date
         self.num_tokens = lru_cache(maxsize=1 << 20)(self._num_tokens)
 
     def __len__(self) -> int:
@@ -84,7 +86,7 @@ class PromptEncoder:
         system = getattr(self.env.unwrapped, "system_prompt", None)
         if system and not any(message["role"] == "system" for message in messages):
             messages.insert(0, {"role": "system", "content": system})
-        return render(self.tokenizer, messages, self.template_kwargs) + prefix, text, info
+        return render(self.tokenizer, messages, self.template_kwargs, self.template_date) + prefix, text, info
 
     def _num_tokens(self, index: int) -> int:
         return len(self.encode(index).ids)
@@ -162,7 +164,7 @@ def prompts_of(config: ASPOSettings, tokenizer: PreTrainedTokenizerBase) -> Prom
     Raises ValueError as `make_env`, `check_env` and `check_prompts` do, and for names in `reward_weights` that are not
     the env's.
     """
-    prompts = PromptEncoder(make_env(config), tokenizer, config.chat_template_kwargs)
+    prompts = PromptEncoder(make_env(config), tokenizer, config.chat_template_kwargs, config.template_date)
     try:
         check_known_names(prompts.env.unwrapped, config)
         check_env(prompts.env, config.env)

@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from datetime import datetime
 
 import datasets
 import fsspec
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
+from transformers.utils import chat_template_utils
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.evaluate.sets import load_report, open_sets, print_load_report
@@ -194,6 +196,37 @@ def test_a_template_without_a_system_role_keeps_its_text(template, tmp_path):
     tokenizer.chat_template = "{{ messages[0]['content'] }}{% if not think %} /no_think{% endif %}"
     assert render(tokenizer, messages[1:], {"think": True}) == "q"
     assert render(tokenizer, messages[1:]) == "q /no_think"
+
+
+DATED = "{{ strftime_now('%d %b %Y') }}: {{ messages[-1]['content'] }}"
+LLAMA = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{{ date_string }}: {{ messages[-1]['content'] }}"
+)
+
+
+@pytest.mark.parametrize("template", [DATED, LLAMA])
+def test_a_template_with_a_date_gets_the_same_one_on_every_day(template, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
+    tokenizer.chat_template = template
+    messages = [{"role": "user", "content": "q"}]
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2031, 1, 2)
+
+    before = render(tokenizer, messages)
+    monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "02 Jan 2031: q"  # the clock's
+    assert render(tokenizer, messages) == before == "26 Jul 2024: q"
+    assert render(tokenizer, messages, date="2026-02-03") == "03 Feb 2026: q"
+
+
+def test_a_templates_own_keyword_for_the_date_still_counts():
+    tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
+    tokenizer.chat_template = LLAMA
+    assert render(tokenizer, [{"role": "user", "content": "q"}], {"date_string": "today"}) == "today: q"
 
 
 # --- how a question is asked

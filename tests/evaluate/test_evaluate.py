@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from aspo_rllib import TINY_MODEL
+from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.evaluate import progress
 from aspo_rllib.evaluate.__main__ import INTERRUPTED, _parser, main
 from aspo_rllib.evaluate.samples import COLUMNS, completion_rows
 from aspo_rllib.evaluate.settings import Settings
-from aspo_rllib.evaluate.standalone import evaluate
+from aspo_rllib.evaluate.standalone import config_of, evaluate
 
 SETTINGS = Settings(
     model=TINY_MODEL,
@@ -166,6 +166,12 @@ def test_a_checkpoints_model_evaluates_as_inside_training(finished, make_config,
         return value
 
     assert outside == {name: nested(name) for name in outside}
+
+
+def test_prompts_have_the_date_of_the_training_by_default():
+    assert Settings("", "").template_date == ASPOConfig().template_date
+    config = config_of(replace(SETTINGS, template_date="2026-02-03"))
+    assert config.get_evaluation_config_object().template_date == "2026-02-03"
 
 
 # ---- the command line ----------------------------------------------------------------------------------------------

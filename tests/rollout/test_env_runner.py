@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from datetime import datetime
 
 import grading_envs
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import chat_template_utils
 
 from aspo_rllib import TINY_MODEL
 from aspo_rllib.rollout.engines.make import engine_seed
 from aspo_rllib.rollout.env_runner import TextEnvRunner
-from aspo_rllib.rollout.prompts import load_tokenizer
+from aspo_rllib.rollout.prompts import load_tokenizer, prompts_of, task_hashes
 from aspo_rllib.rollout.task_order import TaskOrder
 from envs.arithmetic import ArithmeticEnv
 
@@ -267,6 +269,36 @@ def test_a_given_chat_template_makes_a_base_model_usable(make_config, base_model
     ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
     assert ids == tokenizer.encode("1+2=")
     assert stop == [tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize(("settings", "shown"), [({}, "26 Jul 2024"), ({"template_date": "2026-02-03"}, "03 Feb 2026")])
+def test_prompts_and_their_hash_have_the_runs_date_and_not_todays(make_config, monkeypatch, settings, shown):
+    template = "{{ strftime_now('%d %b %Y') }}: {{ messages[-1]['content'] }}"
+    config = make_config().llm(chat_template=template, **settings)
+    tokenizer, _ = load_tokenizer(config)
+
+    class Clock(datetime):
+        year_now = 2031
+
+        @classmethod
+        def now(cls, tz=None):
+            return cls(cls.year_now, 1, 2)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    hashes = []
+    for Clock.year_now in (2031, 2032):
+        prompts = prompts_of(config, tokenizer)
+        hashes.append(task_hashes(prompts))
+        assert prompts.render(0).startswith(f"{shown}: ")
+        message = [{"role": "user", "content": "q"}]
+        assert tokenizer.apply_chat_template(message, tokenize=False) == f"02 Jan {Clock.year_now}: q"
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("value", ["today", "2026-2-3", "20260203", "2026-02-30", None])
+def test_what_is_no_date_is_refused(make_config, value):
+    with pytest.raises(ValueError, match=r"template_date=.*: expected a date, YYYY-MM-DD"):
+        make_config().llm(template_date=value).validate()
 
 
 def test_a_given_chat_template_replaces_the_tokenizers_own(make_config):

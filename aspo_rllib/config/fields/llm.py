@@ -1,5 +1,7 @@
 """The settings of `.llm()`: the language model, the engine that samples from it, and how the learner computes."""
 
+from datetime import date
+
 from aspo_rllib.config.field import (
     ANYTHING,
     AUTOMATIC,
@@ -12,10 +14,18 @@ from aspo_rllib.config.field import (
     number,
     one_of,
 )
-from envs.chat import BARE_TEMPLATE
+from envs.chat import BARE_TEMPLATE, TEMPLATE_DATE
 
 OBJECT_STORE = "object_store"
 TRANSPORTS = ("auto", OBJECT_STORE, "nccl", "ipc")
+
+
+def _is_date(value: object) -> bool:
+    try:
+        return isinstance(value, str) and date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
+
 
 LLM = Builder(
     "llm",
@@ -71,6 +81,15 @@ LLM = Builder(
             instance_of(dict, "a dict of what the template takes").or_none(),
             'What the chat template takes besides the messages, for example {"enable_thinking": False} for Qwen3. An '
             "evaluation set may have its own.",
+        ),
+        Field(
+            "template_date",
+            "str",
+            TEMPLATE_DATE,
+            Legal("a date, YYYY-MM-DD", _is_date),
+            "What the chat template gets for today's date. Some templates write it into every prompt (Llama 3, "
+            "SmolLM3). A fixed one makes prompts the same on every day, so that a run can be repeated, resumed and "
+            "evaluated.",
         ),
         Field(
             "trust_remote_code",
