@@ -12,7 +12,7 @@ OLDEST_TORCH := 2.11.0
 # What uv is told about torch where pip finds no CPU build of it.
 TORCH_BACKEND ?= --torch-backend=cpu
 
-.PHONY: quickstart test test-slow soak test-package test-oldest lint install
+.PHONY: quickstart test test-slow soak bench-quick test-package test-oldest lint install
 
 quickstart: install  ## train the bundled model with ASPO, in a few minutes; go on with it if it was interrupted
 	$(BIN)/python tuned_examples/arithmetic_aspo.py --resume
@@ -25,6 +25,9 @@ test-slow: install  ## the tests that take minutes
 
 soak: install  ## two hundred iterations in which something dies every twenty
 	$(BIN)/pytest -s -m soak
+
+bench-quick: install  ## ratios of the benchmarks at small sizes, beside the recorded ones
+	$(BIN)/python benchmarks/quick.py
 
 # `uv build` makes the wheel from the sdist, so that this tests both.
 test-package: install  ## build, install into an empty environment, and run the quickstart there, away from this folder

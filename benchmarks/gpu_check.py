@@ -47,8 +47,8 @@ STAGES = {
     "versions": Stage("gpu_parts", 60),
     "attention": Stage("gpu_parts", 60),
     "logprobs": Stage("gpu_parts", 60),
-    "learner": Stage("gpu_parts", 160),
-    "kernels": Stage("gpu_parts", 150),
+    "learner": Stage("gpu_steps", 160),
+    "kernels": Stage("gpu_steps", 150),
     # vLLM alone takes 60 to 90 s to start on a machine with an empty compile cache.
     "engine": Stage("gpu_runs", 200, ("ray",)),
     "shared": Stage("gpu_runs", 260, ("ray",)),

@@ -5,19 +5,17 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from datasets import Dataset
+from gpu_device import Note, peak_gib, synchronize
 from gpu_models import Sizes, model_folder
-from gpu_parts import peak_gib, synchronize
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from envs.arithmetic import ArithmeticEnv
 
-Note = Callable[..., None]
 STEPS = 2  # optimizer steps of an iteration, as in gpu_runs.make_config
 
 

@@ -91,21 +91,22 @@ def rates(ways: dict[str, Callable[[int], Sequence[bool]]], repeats: int) -> dic
     return {name: statistics.median(values) for name, values in measured.items()}
 
 
-def report(title: str, measured: dict[str, float]) -> None:
-    """Print one table; the last way is the baseline."""
+def report(title: str, measured: dict[str, float]) -> dict[str, float]:
+    """Print one table and return its ratios; the last way is the baseline."""
     baseline = list(measured.values())[-1]
     print(f"\n| {title} | per second | / baseline |\n|---|---|---|")
     for name, rate in measured.items():
         print(f"| {name} | {rate:,.0f} | {rate / baseline:.2f} |")
+    return {name: rate / baseline for name, rate in measured.items()}
 
 
-def run_math(num_pairs: int, repeats: int) -> None:
+def run_math(num_pairs: int, repeats: int) -> dict[str, float]:
     """Measure math. The grader gets different pairs in every repeat; the baselines get some of them."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns about every call without a time limit
     shares = [math_pairs(num_pairs * repeats, seed=0)[r::repeats] for r in range(repeats)]
     with MathGrader() as grader:
         grader.grade(MathAnswer(("x^2+1",)), r"\boxed{\sin(x)+x^3}")  # starts the child process
-        report(
+        return report(
             "math",
             rates(
                 {
@@ -120,11 +121,11 @@ def run_math(num_pairs: int, repeats: int) -> None:
         )
 
 
-def run_code(num_programs: int, repeats: int) -> None:
+def run_code(num_programs: int, repeats: int) -> dict[str, float]:
     """Measure code with the same right program in every run; no result is cached between runs."""
     with CodeGrader() as grader:
         assert grader.grade_program(TESTS, PROGRAM).correct
-        report(
+        return report(
             "code, 3 tests",
             rates(
                 {
@@ -147,21 +148,24 @@ def run_data(path: str) -> None:
     print(f"{judged} verdicts in {seconds:.2f} s: {judged / seconds:,.0f} a second, reading the file included")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Print the tables; returns their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", choices=["math", "code", []], help="what to measure; default: both")
     parser.add_argument("--pairs", type=int, default=5000)
     parser.add_argument("--programs", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--data", metavar="FILE", help="a data file whose rows are judged, instead")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.data:
         run_data(args.data)
-        return
+        return {}
+    ratios: dict[str, float] = {}
     if not args.kinds or "math" in args.kinds:
-        run_math(args.pairs, args.repeats)
+        ratios |= run_math(args.pairs, args.repeats)
     if not args.kinds or "code" in args.kinds:
-        run_code(args.programs, args.repeats)
+        ratios |= run_code(args.programs, args.repeats)
+    return ratios
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import argparse
 import os
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
-from timing import seconds_of, timed
+from timing import seconds_of, take_turns, timed
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.learner.batching import build_train_batches
@@ -102,8 +102,11 @@ def one_round(algo: Algorithm, round_number: int) -> dict[str, float]:
     return seconds
 
 
-def driver_seconds(repeats: int) -> float:
-    """Median seconds in which the driver gets 512 rollouts of 1,000 tokens, builds batches and metrics, and sends."""
+def driver_seconds(repeats: int) -> dict[str, float]:
+    """Median seconds in which the driver gets 512 rollouts of 1,000 tokens, builds batches and metrics, and sends.
+
+    "moved" are those in which it only gets them, and sends them on in two halves.
+    """
     from aspo_rllib.learner.advantages import grpo
     from aspo_rllib.rollout.stats import rollout_metrics, staleness_metrics
 
@@ -133,7 +136,12 @@ def driver_seconds(repeats: int) -> float:
         rollout_metrics(groups), staleness_metrics(groups, 0)
         [ray.put(batch) for batch in batches]
 
-    return statistics.median(seconds_of(work) for _ in range(repeats))
+    def move() -> None:
+        groups = ray.get(ref)
+        [ray.put(half) for half in (groups[::2], groups[1::2])]
+
+    ways = {"driver": partial(seconds_of, work), "moved": partial(seconds_of, move)}
+    return {name: statistics.median(seconds) for name, seconds in take_turns(ways, repeats).items()}
 
 
 def median_round(
@@ -148,14 +156,18 @@ def median_round(
     return {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
 
 
-def report(args: argparse.Namespace, alone: dict[str, float], overlapped: dict[str, float]) -> None:
+def report(
+    args: argparse.Namespace, alone: dict[str, float], overlapped: dict[str, float], driver: dict[str, float]
+) -> dict[str, float]:
+    """Print the table; returns its ratios."""
     total = args.prompts * 16 * args.tokens
     print(f"{args.prompts} prompts x 16 completions of {args.tokens} tokens = {total:,} tokens, {args.repeats} rounds")
-    print(f"{'way':<42} {'seconds':>8} {'ratio':>6}")
+    print(f"{'way':<48} {'seconds':>8} {'ratio':>6}")
+    ratios = {}
     for name, seconds, bare in (
         ("vLLM generate, bare", alone["generate"], alone["generate"]),
         ("runner, graded, over generate", alone["runner"], alone["generate"]),
-        ("the same, each completion seeded", alone["runner, seeded"], alone["generate"]),
+        ("runner, each completion seeded, over generate", alone["runner, seeded"], alone["generate"]),
         ("learner's update, bare", alone["learn"], alone["learn"]),
         ("iteration, over generate + update", alone["iteration"], alone["generate"] + alone["learn"]),
         (
@@ -163,16 +175,20 @@ def report(args: argparse.Namespace, alone: dict[str, float], overlapped: dict[s
             overlapped["iteration"],
             max(alone["generate"], alone["learn"]),
         ),
+        ("driver, over receiving and sending alone", driver["driver"], driver["moved"]),
     ):
-        print(f"{name:<42} {seconds:>8.3f} {seconds / bare:>6.2f}")
+        ratios[name] = seconds / bare
+        print(f"{name:<48} {seconds:>8.3f} {ratios[name]:>6.2f}")
+    return ratios
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Print the table; returns its ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64, help="of each completion")
     parser.add_argument("--repeats", type=int, default=6)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"
     ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     alone = median_round(make_config(args.prompts, args.tokens, max_staleness=0), one_round, args.repeats)
@@ -182,9 +198,9 @@ def main() -> None:
         lambda algo, n: {"iteration": seconds_of(algo.train)},
         args.repeats,
     )
-    report(args, alone, overlapped)
-    print(f"driver, 512 rollouts x 1,000 tokens: {1e3 * driver_seconds(9):.0f} ms")
+    ratios = report(args, alone, overlapped, driver_seconds(9))
     ray.shutdown()
+    return ratios
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -95,7 +96,8 @@ class Bare:
         self.optimizer.step()
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Print the table; returns its ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rollouts", type=int, default=16)
     parser.add_argument("--longest", type=int, default=640, help="tokens of the longest rollout")
@@ -104,7 +106,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
 
     config = Qwen3Config(
@@ -131,15 +133,16 @@ def main() -> None:
         seconds = take_turns({name: partial(seconds_of, way.step) for name, way in ways.items()}, args.repeats)
 
     tokens = sum(r.num_tokens for r in rollouts)
-    bare = statistics.median(seconds["bare, one by one"])
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    ratios = {name: t / medians["bare, one by one"] for name, t in medians.items()}
     print(
         f"{model.num_parameters() / 1e6:.1f}M parameters, {len(rollouts)} rollouts, {tokens} tokens,"
         f" {args.threads} thread(s)"
     )
     print(f"{'':<18} {'s/step':>8} {'tokens/s':>9} {'time / bare':>12}")
-    for name, times in seconds.items():
-        t = statistics.median(times)
-        print(f"{name:<18} {t:>8.3f} {tokens / t:>9.0f} {t / bare:>12.2f}")
+    for name, t in medians.items():
+        print(f"{name:<18} {t:>8.3f} {tokens / t:>9.0f} {ratios[name]:>12.2f}")
+    return ratios
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import argparse
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -40,7 +41,8 @@ def seconds(policy: Policy, layout: Pack, batches: list, attention: str, device:
     return time.perf_counter() - start
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Print the table; returns its ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--longest", type=int, default=512, help="tokens of the longest completion")
@@ -50,7 +52,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -85,8 +87,10 @@ def main() -> None:
     )
     print(f"tokens, {lengths.sum()} in all, {len(lengths) * lengths[-1]} padded; median of {args.repeats}")
     print(f"{'layout':13} {'seconds':>8} {'time / padded':>14}")
+    ratios = {name: median / medians["padded"] for name, median in medians.items()}
     for name, median in medians.items():
-        print(f"{name:13} {median:8.2f} {median / medians['padded']:14.2f}")
+        print(f"{name:13} {median:8.2f} {ratios[name]:14.2f}")
+    return ratios
 
 
 if __name__ == "__main__":

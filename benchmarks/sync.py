@@ -14,6 +14,7 @@ import argparse
 import os
 import statistics
 import tempfile
+from collections.abc import Sequence
 
 import ray
 import torch
@@ -53,11 +54,12 @@ def one_round(learners, engine: VLLMEngine, buffers: tuple[torch.Tensor, torch.T
     return {"copy": copy_s, "publish": publish_s, "fetch": fetch_s, "load": load_s}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Print the table; returns its ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=9)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
@@ -82,8 +84,10 @@ def main() -> None:
     seconds["sync"] = seconds["transport"] + seconds["load"]
     print(f"{num_bytes / 1e6:.0f} MB")
     print(f"{'part':<10} {'ms':>8} {'GB/s':>6} {'speed / copy':>13}")
+    ratios = {name: seconds["copy"] / s for name, s in seconds.items()}
     for name, s in seconds.items():
-        print(f"{name:<10} {1e3 * s:>8.1f} {num_bytes / s / 1e9:>6.2f} {seconds['copy'] / s:>13.2f}")
+        print(f"{name:<10} {1e3 * s:>8.1f} {num_bytes / s / 1e9:>6.2f} {ratios[name]:>13.2f}")
+    return ratios
 
 
 if __name__ == "__main__":

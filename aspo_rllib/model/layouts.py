@@ -14,6 +14,9 @@ from aspo_rllib.types import Rollout
 Cost = Callable[[Sequence[int]], int]
 Units = Callable[[Sequence[Rollout], int], list[list[int]]]
 
+# Elements of the loss per token of a micro-batch's budget. Even so many cost little beside the layers of a model.
+LOSS_ELEMENTS_PER_TOKEN = 16
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -35,8 +38,12 @@ def padded_tokens(lengths: Sequence[int]) -> int:
 
 
 def packed_tokens(lengths: Sequence[int]) -> int:
-    """Number of tokens in a forward pass over one row without padding."""
-    return sum(lengths)
+    """Tokens of a forward pass over one row without padding; more if there would be too much padding in its loss.
+
+    The loss has a row per rollout, as wide as the longest. Without a limit, one long rollout among many short ones
+    would make it grow with the square of the tokens.
+    """
+    return max(sum(lengths), padded_tokens(lengths) // LOSS_ELEMENTS_PER_TOKEN)
 
 
 def single_rollouts(rollouts: Sequence[Rollout], max_tokens: int) -> list[list[int]]:

@@ -18,11 +18,13 @@ from envs.grading.rewards import problem_of
 # While a worker grades one completion, the next one is already there, so the worker never waits for a message.
 _MIN_QUEUE = 2
 # The caller may only call once per engine step, so a worker gets work for this many seconds, but not for more, because
-# other workers may be idle then. All of it fits into the socket, where a message takes about 2 KB. If it did not fit,
-# the caller would wait for the worker to read, and the worker for the caller to read its answers: a deadlock.
+# other workers may be idle then.
 _QUEUE_S = 0.05
 _MAX_QUEUE = 32
-_QUEUE_CHARS = 1 << 14
+# A worker that is grading gets more only if all of it fits into the socket, at 4 bytes per character and 2 KB per
+# message. Otherwise the caller would wait for the worker to read, and the worker for the caller to read an answer that
+# is as long: a deadlock.
+_QUEUE_CHARS = 3 << 14
 _MAX_ATTEMPTS = 2
 _MAX_ANSWERS = 20_000
 _MAX_GROWTH_BYTES = 1 << 30
@@ -80,11 +82,12 @@ class _Worker:
         """Whether the worker should get one more completion now."""
         if not self.child.ready or self.child.worn_out:
             return False
-        if len(self.queue) < _MIN_QUEUE:
-            return True
-        seconds = (len(self.queue) + 1) * self.child.last_answer_s
+        if not self.queue:
+            return True  # it waits for a message, and reads one of any size at once
         characters = len(item.completion) + sum(len(queued.completion) for queued in self.queue)
-        return seconds < _QUEUE_S and len(self.queue) < _MAX_QUEUE and characters < _QUEUE_CHARS
+        seconds = (len(self.queue) + 1) * self.child.last_answer_s
+        is_short = seconds < _QUEUE_S and len(self.queue) < _MAX_QUEUE
+        return characters < _QUEUE_CHARS and (is_short or len(self.queue) < _MIN_QUEUE)
 
 
 class GradingPool:

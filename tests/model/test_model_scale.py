@@ -307,6 +307,16 @@ def test_cost_of_each_layout():
     assert cut_microbatches([50, 2], 12, cost=packed_tokens) == [[0], [1]]
 
 
+@pytest.mark.parametrize("longest", [1024, 8192, 32768])
+def test_one_long_rollout_among_short_ones_does_not_widen_the_loss_of_all(longest):
+    """Packed, the loss has rollouts x longest elements: 250 per token here, if all were in one micro-batch."""
+    lengths, budget = [longest] + [longest // 500 + 1] * 500, 4 * longest
+    cuts = cut_microbatches(lengths, budget, cost=packed_tokens)
+    assert sorted(i for m in cuts for i in m) == list(range(501))
+    elements = [padded_tokens([lengths[i] for i in m]) for m in cuts]
+    assert max(elements) < 17 * budget and len(cuts) == 2
+
+
 def test_cost_reaches_the_train_batches():
     one = Rollout(np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.float32), "stop", "", 0.0, False, 0)
     ten = Rollout(np.zeros(1, np.int32), np.zeros(9, np.int32), np.zeros(9, np.float32), "stop", "", 0.0, False, 0)

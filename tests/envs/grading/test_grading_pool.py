@@ -195,6 +195,17 @@ def test_long_completions_do_not_pile_up_at_a_worker(pool):
     assert len(collect_all(p)) == 40
 
 
+def test_a_worker_that_grades_gets_no_completion_that_would_not_fit_into_its_socket(pool):
+    """The caller would wait until it is read, while the worker waits until its own long answer is."""
+    p = pool("slow")
+    p.submit("first", 1, "1")
+    collect_all(p)
+    for key in range(4):
+        p.submit(key, 1, "1" * 2_000_000)
+        assert len(p._workers[0].queue) == 1
+    assert len(collect_all(p)) == 4
+
+
 def test_what_hangs_times_out_and_nothing_else_does(pool):
     p = pool("hangs", timeout_s=1.0)
     for key, index in enumerate([1, 3, 2, 3, 5]):
