@@ -27,6 +27,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.learner.batching import build_train_batches
 from aspo_rllib.model.layouts import LAYOUTS
+from aspo_rllib.run.start_ray import start_ray
 from aspo_rllib.types import Rollout, RolloutGroup
 from envs.text_env import TextSpace
 
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    start_ray("local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         model = Qwen3ForCausalLM(
             Qwen3Config(

@@ -27,6 +27,7 @@ from timing import seconds_of, take_turns, timed
 from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.learner.batching import build_train_batches
 from aspo_rllib.model.layouts import LAYOUTS
+from aspo_rllib.run.start_ray import start_ray
 from aspo_rllib.types import Rollout, RolloutGroup
 
 
@@ -190,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--repeats", type=int, default=6)
     args = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"
-    ray.init("local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    start_ray("local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     alone = median_round(make_config(args.prompts, args.tokens, max_staleness=0), one_round, args.repeats)
     # No other work may run between two iterations, because the runner would sample further ahead in that time.
     overlapped = median_round(

@@ -24,6 +24,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from aspo_rllib import TINY_MODEL, ASPOConfig
 from aspo_rllib.rollout.engines.vllm_engine import VLLMEngine
+from aspo_rllib.run.start_ray import start_ray
 from aspo_rllib.weights import object_store
 from envs.text_env import TextSpace
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     args = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    start_ray("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         save_model(folder, args.layers)
         config = ASPOConfig().environment("aspo/Arithmetic-v0").llm(model=folder).training(kl_coef=0.0)

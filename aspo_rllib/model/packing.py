@@ -148,6 +148,7 @@ def _loss_mask(lengths: list[tuple[int, int]]) -> np.ndarray:
 # ---- attention -------------------------------------------------------------------------------------------------------
 
 SEQUENCE_ATTENTION = "aspo_sequences"
+SMALLEST_BLOCK = 512  # queries of a windowed attention that are computed together
 # torch 2.11 supports grouped heads without this argument, and does not know it.
 _ASKS_FOR_GQA = "enable_gqa" in signature(varlen_attn).parameters
 
@@ -221,10 +222,23 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None, wind
     gqa, length = query.shape[1] != key.shape[1], query.shape[2]
     if window is None or length <= window:
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=gqa)
-    position = torch.arange(length, device=query.device)
-    distance = position[:, None] - position
-    mask = (distance >= 0) & (distance < window)
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=gqa)
+    return _windowed(query, key, value, scale, window)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its loop would be compiled again for every length
+def _windowed(query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int) -> Tensor:
+    """In blocks of queries with the keys that they see: a mask over all pairs would take 8 GB for 32,768 tokens."""
+    gqa, length = query.shape[1] != key.shape[1], query.shape[2]
+    block = max(window, SMALLEST_BLOCK)
+    parts = []
+    for start in range(0, length, block):
+        end, first = min(start + block, length), max(0, start - window + 1)
+        positions = torch.arange(first, end, device=query.device)
+        distance = positions[start - first :, None] - positions
+        mask = (distance >= 0) & (distance < window)
+        q, k, v = query[:, :, start:end], key[:, :, first:end], value[:, :, first:end]
+        parts.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa))
+    return torch.cat(parts, dim=2)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # its loop would be compiled again for every set of lengths

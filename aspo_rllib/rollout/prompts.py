@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HASHED_PROMPTS = 1024
 LOOKED_AT = 4096  # largest number of prompts that `check_prompts` examines
+KNOWN_LENGTHS = 1 << 16  # 10 MB; those of a million prompts would take 150 MB, and are counted faster than sampled
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PromptEncoder:
     The system message comes from the task's own history (`info["history"]`, chat messages before the prompt), or else
     from the env's `system_prompt`. A prompt with `info["templated"]` already contains a template's tokens, so that the
     template is not applied. `info["answer_prefix"]`, the beginning of the answer, is appended to the prompt.
-    `num_tokens(index)` caches the lengths of prompts.
+    `num_tokens(index)` caches the lengths of the latest KNOWN_LENGTHS prompts.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.template_kwargs = dict(template_kwargs or {})
         self.template_date = template_date
-        self.num_tokens = lru_cache(maxsize=1 << 20)(self._num_tokens)
+        self.num_tokens = lru_cache(maxsize=KNOWN_LENGTHS)(self._num_tokens)
 
     def __len__(self) -> int:
         """Number of tasks."""
