@@ -222,7 +222,8 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None, wind
     gqa, length = query.shape[1] != key.shape[1], query.shape[2]
     if window is None or length <= window:
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=gqa)
-    return _windowed(query, key, value, scale, window)
+    attended: Tensor = _windowed(query, key, value, scale, window)
+    return attended
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # its loop would be compiled again for every length
