@@ -129,7 +129,7 @@ class SettingsBuilder(TextAlgorithmConfig):
                 'vllm')
             dtype: Compute type of the engine and of the learner's forward and backward pass. Master weights and
                 gradient reduction stay float32. ('float32' or 'bfloat16'; default 'float32')
-            max_prompt_tokens: Longest prompt, with the chat template. Tasks with a longer one are passed over and
+            max_prompt_tokens: Longest prompt, with the chat template. Tasks with a longer prompt are skipped and
                 counted. (an int >= 1; default 1024; paper: 2048)
             chat_template: Jinja chat template, or the path of a file with one. None takes the tokenizer's own. `"{{
                 bos_token }}{{ messages[-1]['content'] }}"` gives the bare prompt to a base model, with the text of the
@@ -147,9 +147,9 @@ class SettingsBuilder(TextAlgorithmConfig):
             gpu_memory_utilization: Share of the GPU's memory that vLLM may take. (in (0, 1]; default 0.9)
             tensor_parallel_size: GPUs per vLLM engine. On GPUs it equals `num_gpus_per_env_runner`. (an int >= 1;
                 default 1)
-            max_num_seqs: Completions that the engine decodes at once. With `max_staleness`, an engine that takes more
-                than one batch works on two batches and finishes both late; on CPUs, give it one runner's share of a
-                batch. (an int >= 1; default 256)
+            max_num_seqs: Completions that the engine decodes at the same time. With `max_staleness`, an engine for
+                which one batch is not enough works on two batches at once and finishes both late. On CPUs, set it to
+                one runner's share of a batch. (an int >= 1; default 256)
             engine_kwargs: Further arguments of `vllm.LLM`, handed to it as they are, for example speculative_config,
                 quantization, kv_cache_dtype or max_num_batched_tokens. What other settings set is refused. Arguments
                 that change the engine's arithmetic, such as a quantization, move its probabilities away from the
@@ -163,9 +163,9 @@ class SettingsBuilder(TextAlgorithmConfig):
                 of vLLM's TrainerInitInfo; default 'auto')
             sleep: Whether the engine gives its GPU memory back while the learner updates; this needs max_staleness=0.
                 None: it does if runner and learner share a GPU. They share one when there is one of each and both ask
-                for a part of a GPU, for example num_gpus_per_env_runner=0.5 and num_gpus_per_learner=0.5. What the
-                learner keeps between updates (weights, optimizer state, reference) must fit beside
-                `gpu_memory_utilization`. (True, False or None; default None)
+                for a part of a GPU, for example num_gpus_per_env_runner=0.5 and num_gpus_per_learner=0.5. The engine's
+                share, `gpu_memory_utilization`, must leave enough memory for what the learner keeps between updates:
+                weights, optimizer state and reference. (True, False or None; default None)
             lora: Keywords of peft.LoraConfig, for example {"r": 16, "target_modules": "all-linear"}: only the adapters
                 are trained. Plain LoRA only, with r in [1, 512]; on GPU engines it needs dtype="bfloat16". Weight syncs
                 and training state hold the adapters alone, exported folders hold merged weights. None: train all
@@ -177,7 +177,7 @@ class SettingsBuilder(TextAlgorithmConfig):
             deterministic: Whether a run computes exactly what an earlier run with the same seed has computed, on GPUs
                 as well: vLLM's kernels that do not depend on the batch (`VLLM_BATCH_INVARIANT`) and torch's
                 deterministic algorithms, which are slower. It needs a seed, max_staleness=0 and oversampling=1. Runs on
-                CPUs are so already. (True or False; default False)
+                CPUs with these settings always do. (True or False; default False)
             cpu_offload: Whether the learners' shards and their optimizer state stay in host memory; this needs
                 num_learners > 1. (True or False; default False)
             compile_learner: Whether the learner's layers, and on GPUs the arithmetic on logits, go through
@@ -227,13 +227,14 @@ class SettingsBuilder(TextAlgorithmConfig):
             max_refills: How often an iteration asks further prompts in place of those whose groups are all right or all
                 wrong. After that it goes on with what there is. DAPO's dynamic sampling corresponds to about 10. (an
                 int >= 0; default 0; paper: 0)
-            oversampling: Prompts asked per prompt needed. Above 1 the slowest ones are given up once the batch is full,
-                which favours short completions. (a number >= 1; default 1.0)
-            seed_completions: Whether every completion has a random seed of its own, made of the run's seed and the
-                place of its prompt in the run. A completion then does not depend on which runner draws it and what is
-                drawn beside it, and a resumed run is exact. vLLM draws such completions one by one, which costs 10 % of
-                a tiny model's time on CPU. None: on CPU only, since on GPU the probabilities themselves depend on what
-                else is in the batch. (True, False or None; default None)
+            oversampling: How many prompts are sampled per prompt that the batch needs. Above 1, the slowest prompts are
+                dropped once the batch is full. This favours short completions. (a number >= 1; default 1.0)
+            seed_completions: Whether every completion has its own random seed, computed from the run's seed and the
+                position of its prompt in the run. A completion then depends neither on the runner that samples it nor
+                on the other completions in the engine, and a resumed run is exact. vLLM samples such completions one by
+                one, which costs 10 % of a tiny model's time on CPU. None: on CPU only, because on GPUs the
+                probabilities themselves depend on the other completions in the engine. (True, False or None; default
+                None)
             reward_weights: How much each of the env's named rewards counts, for example {"correct": 1, "format": 0.1}.
                 Every one of them has a weight. None: the reward that the env itself gives. An evaluation of another env
                 does not take over the weights. (a dict of names to finite numbers, not all of them 0, or None; default
@@ -309,8 +310,8 @@ class SettingsBuilder(TextAlgorithmConfig):
                 steps)
             weight_decay: AdamW's weight decay. (>= 0; default 0.1; paper: 0.1)
             decay_norms: Whether weight_decay acts on norms, biases and embeddings, too. False spares them;
-                transformers' Trainer spares norms and biases. True is what FSDP trainers such as verl do, with which
-                the paper's code is made. (True or False; default True; paper: True)
+                transformers' Trainer spares norms and biases. With True all weights decay, as in verl, on which the
+                paper's code is built. (True or False; default True; paper: True)
             betas: AdamW's betas. (two numbers in [0, 1); default (0.9, 0.999))
             grad_clip: Largest global gradient norm; a longer gradient is scaled down. A step whose norm is not finite
                 is skipped. None: no limit. (> 0, or None; default 1.0; paper: 1.0)
@@ -408,9 +409,9 @@ class SettingsBuilder(TextAlgorithmConfig):
         """What happens when something fails, hangs or diverges. Other keywords go to RLlib's `fault_tolerance`.
 
         RLlib's keywords that matter are `restart_failed_env_runners` and `env_runner_restore_timeout_s`. With the first
-        at True, a runner that dies, raises or hangs is started anew, and the others sample its prompts; at False its
-        error is raised. The second (600) is how long a run without any runner waits for one. A learner that fails ends
-        the run, which Tune's FailureConfig restores.
+        at True, a runner that dies, raises or hangs is restarted, and the others sample its prompts; at False its error
+        is raised. The second (600) is how long a run without any runner waits for one. A learner that fails ends the
+        run, which Tune's FailureConfig restores.
 
         An iteration is bad if `entropy/mean`, `kl/sampler`, `kl/old` or `kl/ref` is not finite or above its limit here,
         if every optimizer step was skipped because its gradient was not finite, or if a weight is not finite. A single

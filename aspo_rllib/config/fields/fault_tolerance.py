@@ -8,7 +8,7 @@ FAULT_TOLERANCE = Builder(
     "fault_tolerance",
     "What happens when something fails, hangs or diverges. Other keywords go to RLlib's `fault_tolerance`.",
     "RLlib's keywords that matter are `restart_failed_env_runners` and `env_runner_restore_timeout_s`. With the "
-    "first at True, a runner that dies, raises or hangs is started anew, and the others sample its prompts; at "
+    "first at True, a runner that dies, raises or hangs is restarted, and the others sample its prompts; at "
     "False its error is raised. The second (600) is how long a run without any runner waits for one. A learner "
     "that fails ends the run, which Tune's FailureConfig restores.\n\n"
     "An iteration is bad if `entropy/mean`, `kl/sampler`, `kl/old` or `kl/ref` is not finite or above its limit "

@@ -62,7 +62,7 @@ LLM = Builder(
             "int",
             1024,
             integer(1),
-            "Longest prompt, with the chat template. Tasks with a longer one are passed over and counted.",
+            "Longest prompt, with the chat template. Tasks with a longer prompt are skipped and counted.",
             paper="2048",
         ),
         Field(
@@ -125,8 +125,9 @@ LLM = Builder(
             "int",
             256,
             integer(1),
-            "Completions that the engine decodes at once. With `max_staleness`, an engine that takes more than one "
-            "batch works on two batches and finishes both late; on CPUs, give it one runner's share of a batch.",
+            "Completions that the engine decodes at the same time. With `max_staleness`, an engine for which one "
+            "batch is not enough works on two batches at once and finishes both late. On CPUs, set it to one "
+            "runner's share of a batch.",
         ),
         Field(
             "engine_kwargs",
@@ -159,9 +160,9 @@ LLM = Builder(
             AUTOMATIC,
             "Whether the engine gives its GPU memory back while the learner updates; this needs max_staleness=0. "
             "None: it does if runner and learner share a GPU. They share one when there is one of each and both "
-            "ask for a part of a GPU, for example num_gpus_per_env_runner=0.5 and num_gpus_per_learner=0.5. What "
-            "the learner keeps between updates (weights, optimizer state, reference) must fit beside "
-            "`gpu_memory_utilization`.",
+            "ask for a part of a GPU, for example num_gpus_per_env_runner=0.5 and num_gpus_per_learner=0.5. The "
+            "engine's share, `gpu_memory_utilization`, must leave enough memory for what the learner keeps between "
+            "updates: weights, optimizer state and reference.",
         ),
         Field(
             "lora",
@@ -190,8 +191,8 @@ LLM = Builder(
             BOOLEAN,
             "Whether a run computes exactly what an earlier run with the same seed has computed, on GPUs as well: "
             "vLLM's kernels that do not depend on the batch (`VLLM_BATCH_INVARIANT`) and torch's deterministic "
-            "algorithms, which are slower. It needs a seed, max_staleness=0 and oversampling=1. Runs on CPUs are so "
-            "already.",
+            "algorithms, which are slower. It needs a seed, max_staleness=0 and oversampling=1. Runs on CPUs with "
+            "these settings always do.",
         ),
         Field(
             "cpu_offload",

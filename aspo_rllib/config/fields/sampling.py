@@ -106,19 +106,19 @@ SAMPLING = Builder(
             "float",
             1.0,
             number("a number >= 1", lambda v: v >= 1),
-            "Prompts asked per prompt needed. Above 1 the slowest ones are given up once the batch is full, which "
-            "favours short completions.",
+            "How many prompts are sampled per prompt that the batch needs. Above 1, the slowest prompts are dropped "
+            "once the batch is full. This favours short completions.",
         ),
         Field(
             "seed_completions",
             "bool | None",
             None,
             AUTOMATIC,
-            "Whether every completion has a random seed of its own, made of the run's seed and the place of its "
-            "prompt in the run. A completion then does not depend on which runner draws it and what is drawn "
-            "beside it, and a resumed run is exact. vLLM draws such completions one by one, which costs 10 % of a "
-            "tiny model's time on CPU. None: on CPU only, since on GPU the probabilities themselves depend on what "
-            "else is in the batch.",
+            "Whether every completion has its own random seed, computed from the run's seed and the position of its "
+            "prompt in the run. A completion then depends neither on the runner that samples it nor on the other "
+            "completions in the engine, and a resumed run is exact. vLLM samples such completions one by one, which "
+            "costs 10 % of a tiny model's time on CPU. None: on CPU only, because on GPUs the probabilities "
+            "themselves depend on the other completions in the engine.",
         ),
         Field(
             "reward_weights",

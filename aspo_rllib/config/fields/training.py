@@ -100,7 +100,7 @@ _OPTIMIZER = (
         True,
         BOOLEAN,
         "Whether weight_decay acts on norms, biases and embeddings, too. False spares them; transformers' Trainer "
-        "spares norms and biases. True is what FSDP trainers such as verl do, with which the paper's code is made.",
+        "spares norms and biases. With True all weights decay, as in verl, on which the paper's code is built.",
         paper="True",
     ),
     Field("betas", "tuple[float, float]", (0.9, 0.999), _BETAS, "AdamW's betas."),
