@@ -16,6 +16,7 @@ Units = Callable[[Sequence[Rollout], int], list[list[int]]]
 
 # Elements of the loss per token of a micro-batch's budget. Even so many cost little beside the layers of a model.
 LOSS_ELEMENTS_PER_TOKEN = 16
+ROLLOUTS_PER_UNIT = 4  # of one prompt; with more of them, the loss may have more elements
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ def packed_tokens(lengths: Sequence[int]) -> int:
     return max(sum(lengths), padded_tokens(lengths) // LOSS_ELEMENTS_PER_TOKEN)
 
 
+def shared_row_tokens(lengths: Sequence[int]) -> int:
+    """The same for units of several rollouts, each of which has a row of the loss that is as wide as the longest."""
+    return max(sum(lengths), padded_tokens(lengths) // (LOSS_ELEMENTS_PER_TOKEN // ROLLOUTS_PER_UNIT))
+
+
 def single_rollouts(rollouts: Sequence[Rollout], max_tokens: int) -> list[list[int]]:
     """Each rollout may go to any learner and micro-batch."""
     return [[i] for i in range(len(rollouts))]
@@ -70,7 +76,7 @@ def shared_tokens(rollouts: Sequence[Rollout]) -> int:
 LAYOUTS = {
     "padded": Layout(pad_rows, padded_tokens, single_rollouts),
     "packed": Layout(pack_rows, packed_tokens, single_rollouts),
-    "shared": Layout(share_prompts, packed_tokens, rollouts_of_one_prompt),
+    "shared": Layout(share_prompts, shared_row_tokens, rollouts_of_one_prompt),
 }
 
 

@@ -308,12 +308,16 @@ def test_cost_of_each_layout():
 
 
 @pytest.mark.parametrize("longest", [1024, 8192, 32768])
-def test_one_long_rollout_among_short_ones_does_not_widen_the_loss_of_all(longest):
-    """Packed, the loss has rollouts x longest elements: 250 per token here, if all were in one micro-batch."""
-    lengths, budget = [longest] + [longest // 500 + 1] * 500, 4 * longest
-    cuts = cut_microbatches(lengths, budget, cost=packed_tokens)
-    assert sorted(i for m in cuts for i in m) == list(range(501))
-    elements = [padded_tokens([lengths[i] for i in m]) for m in cuts]
+@pytest.mark.parametrize(("layout", "group_size"), [("packed", 1), ("shared", 4)])
+def test_one_long_rollout_among_short_ones_does_not_widen_the_loss_of_all(longest, layout, group_size):
+    """In one row, the loss has rollouts x longest elements: 125 per token here, if all were in one micro-batch."""
+    short = longest // 500 + 1
+    units = [longest + (group_size - 1) * short] + [group_size * short] * (500 // group_size)
+    budget = 4 * longest
+    cuts = cut_microbatches(units, budget, cost=LAYOUTS[layout].cost)
+    assert sorted(i for m in cuts for i in m) == list(range(len(units)))
+    widest = [longest if 0 in m else short for m in cuts]
+    elements = [group_size * len(m) * width for m, width in zip(cuts, widest, strict=True)]
     assert max(elements) < 17 * budget and len(cuts) == 2
 
 
