@@ -1,14 +1,14 @@
 """ASPO for Ray RLlib: reinforcement learning of language models with verifiable rewards.
 
 Importing this package is fast, because its public names are imported when they are first used. The import registers the
-algorithms "ASPO" and "GRPO" with Ray Tune.
+algorithms "ASPO" and "GRPO" with Ray Tune, and repairs the progress.csv that Tune continues after `Tuner.restore`.
 """
 
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from aspo_rllib.registration import register_with_tune
+from aspo_rllib.registration import register_with_tune, repair_progress_csv
 from aspo_rllib.tiny_model import TINY_MODEL
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ if os.environ["RAY_AIR_NEW_OUTPUT"] == "0":
     os.environ.setdefault("RAY_TUNE_CALLBACKS", "aspo_rllib.run.tune_table.QuietTrials")
 
 register_with_tune({"ASPO": "aspo_rllib.aspo", "GRPO": "aspo_rllib.aspo"})
+repair_progress_csv()
 
 
 def __getattr__(name: str) -> Any:

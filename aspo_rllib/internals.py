@@ -7,6 +7,7 @@ classes.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,29 @@ def register_pickled(registry: Any, name: str, value: object) -> None:
     registry: the module ray.tune.registry.
     """
     registry._global_registry.register(registry.TRAINABLE_CLASS, name, value)
+
+
+def keep_csv_columns(logger: Any) -> None:
+    """Let Tune's CSV logger continue a progress.csv with the columns of the file.
+
+    Unrepaired it writes, after a restart, the values of a new result in the order of that result below the header of
+    the old ones. A plain Tuner creates its logger itself, and a repaired one among its callbacks, as RAY_TUNE_CALLBACKS
+    could add, would write every row a second time if the user's callbacks have a CSV logger, too.
+
+    logger: the module ray.tune.logger.csv.
+    """
+    callback = logger.CSVLoggerCallback
+    setup = callback._setup_trial
+
+    def setup_with_columns(self: Any, trial: Any) -> None:
+        setup(self, trial)
+        if self._trial_continue[trial]:
+            file = self._trial_files[trial]
+            with open(file.name, newline="") as written:
+                columns = next(csv.reader(written))
+            self._trial_csv[trial] = csv.DictWriter(file, columns)
+
+    callback._setup_trial = setup_with_columns
 
 
 def ray_address_file() -> str:

@@ -1,4 +1,4 @@
-"""Registers algorithms with Ray Tune without importing Ray, torch or the algorithms themselves.
+"""Registers algorithms with Ray Tune, and repairs its CSV logger, without importing Ray, torch or the algorithms.
 
 Tune's registry stores pickled objects. The objects registered here are pickled as a module and a name in it; the module
 is imported when a trial uses the algorithm. Importing Tune's registry takes three CPU seconds. A program without Tune
@@ -16,9 +16,10 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from aspo_rllib.internals import register_pickled
+from aspo_rllib.internals import keep_csv_columns, register_pickled
 
 REGISTRY = "ray.tune.registry"
+CSV_LOGGER = "ray.tune.logger.csv"
 
 
 def register_with_tune(modules: Mapping[str, str]) -> None:
@@ -31,10 +32,20 @@ def register_with_tune(modules: Mapping[str, str]) -> None:
         for name, module in modules.items():
             register_pickled(registry, name, _ClassReference(module, name))
 
-    if REGISTRY in sys.modules:
-        register(sys.modules[REGISTRY])
+    _after_import(REGISTRY, register)
+
+
+def repair_progress_csv() -> None:
+    """Repair Tune's CSV logger, now or when Tune is imported: see `internals.keep_csv_columns`."""
+    _after_import(CSV_LOGGER, keep_csv_columns)
+
+
+def _after_import(name: str, func: Callable[[ModuleType], None]) -> None:
+    """Call `func(module)` now, or right after other code has imported the module."""
+    if name in sys.modules:
+        func(sys.modules[name])
     else:
-        sys.meta_path.insert(0, _AfterImport(REGISTRY, register))
+        sys.meta_path.insert(0, _AfterImport(name, func))
 
 
 class _ClassReference:

@@ -21,7 +21,6 @@ from aspo_rllib.run.cluster import connect
 from aspo_rllib.run.histograms import HistogramsCallback
 from aspo_rllib.run.profiling import ProfileCallback
 from aspo_rllib.run.progress import ProgressCallback
-from aspo_rllib.run.progress_csv import ProgressCSVCallback
 from aspo_rllib.run.resuming import StoredRun
 
 
@@ -106,7 +105,6 @@ def _run_config(
         stop={"training_iteration": args.iterations},
         callbacks=[
             ProgressCallback(args.iterations),
-            ProgressCSVCallback(),  # type: ignore[no-untyped-call]
             preemption.StopCallback(),
             *callbacks,
         ],

@@ -148,13 +148,12 @@ def make_run_config(args: argparse.Namespace) -> tune.RunConfig:
 
     from aspo_rllib.run import preemption
     from aspo_rllib.run.progress import ProgressCallback
-    from aspo_rllib.run.progress_csv import ProgressCSVCallback
 
     return tune.RunConfig(
         name=args.name,
         storage_path=args.results.resolve(),
         stop={"training_iteration": args.iterations},
-        callbacks=[ProgressCallback(args.iterations), ProgressCSVCallback(), preemption.StopCallback()],
+        callbacks=[ProgressCallback(args.iterations), preemption.StopCallback()],
         # A trial that PBT continues from another trial's checkpoint may be started much later.
         checkpoint_config=tune.CheckpointConfig(
             checkpoint_at_end=True, num_to_keep=None if args.scheduler == "pbt" else 1
