@@ -17,6 +17,11 @@ def length_reward(prompts, completions, level, **kwargs):
     return [None if level is None else len(text) / (level * len(prompt)) for prompt, text, level in rows]
 
 
+def last_digit(completions, **kwargs):
+    """None for a completion that does not end in a digit."""
+    return [float(text[-1]) if text[-1:].isdigit() else None for text in completions]
+
+
 async def asynchronous(completions, **kwargs):
     return [float("box" in completion) for completion in completions]
 
