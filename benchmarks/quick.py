@@ -25,6 +25,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- quick: written by benchmarks/quick.py --record -->\n", "<!-- end of quick -->\n"
+NOT_RECORDED = "not yet"
 TOLERANCE = 0.1
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -55,17 +56,17 @@ SCRIPTS = {
         },
     ),
     "learner": Script(
-        "--rollouts 12 --longest 480 --hidden 128 --layers 6 --repeats 4",
+        "--rollouts 8 --longest 320 --hidden 128 --layers 4 --vocab 4096 --repeats 4",
         "--rollouts 2 --longest 80 --hidden 64 --layers 1 --vocab 261 --repeats 1",
         {"learner, packed": False, "learner, padded": False},
     ),
     "packing": Script(
-        "--rollouts 8 --longest 256 --group-size 8 --prompt-tokens 64 --hidden 256 --layers 4 --repeats 5",
+        "--rollouts 8 --longest 128 --group-size 8 --prompt-tokens 64 --hidden 128 --layers 2 --repeats 4",
         "--rollouts 2 --longest 20 --hidden 128 --layers 1 --repeats 1",
         {"packed": False, "shared": False},
     ),
     "grading": Script(
-        "--pairs 1000 --programs 40 --repeats 3",
+        "--pairs 500 --programs 20 --repeats 3",
         "--pairs 20 --programs 4 --repeats 1",
         {"MathGrader": True, "CodeGrader": True},
     ),
@@ -95,9 +96,8 @@ def with_table(page: str, found: Mapping[tuple[str, str], float]) -> str:
     lines = ["| script | ratio | better | recorded |", "|---|---|---|---|"]
     for script, what in SCRIPTS.items():
         for name, higher in what.ratios.items():
-            if (script, name) in kept:
-                better = "higher" if higher else "lower"
-                lines.append(f"| `{script}.py` | {name} | {better} | {kept[script, name]:.3g} |")
+            value = f"{kept[script, name]:.3g}" if (script, name) in kept else NOT_RECORDED
+            lines.append(f"| `{script}.py` | {name} | {'higher' if higher else 'lower'} | {value} |")
     return page.replace(_table(page), "\n".join(lines) + "\n")
 
 
@@ -121,7 +121,7 @@ def compare(found: Mapping[tuple[str, str], float], recorded: Mapping[tuple[str,
         fell = then is not None and has_fallen(value, then, higher)
         fallen += fell
         cells = f"{script:<10} {name:<46} {'higher' if higher else 'lower':<7}"
-        print(f"{cells} {'none' if then is None else f'{then:.3g}':>8} {value:>8.3g}{'  FELL' if fell else ''}")
+        print(f"{cells} {NOT_RECORDED if then is None else f'{then:.3g}':>8} {value:>8.3g}{'  FELL' if fell else ''}")
     return fallen
 
 

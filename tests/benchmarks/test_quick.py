@@ -13,11 +13,11 @@ import quick
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_records_exactly_what_is_compared():
+def test_the_page_has_a_row_for_exactly_what_is_compared():
     page = quick.PAGE.read_text(encoding="utf-8")
-    compared = {(script, name) for script, what in quick.SCRIPTS.items() for name in what.ratios}
-    assert quick.read_table(page).keys() == compared
-    assert quick.with_table(page, {}) == page  # also the column "better" is that of the program
+    for script, what in quick.SCRIPTS.items():
+        assert all(f"| `{script}.py` | {name} | " in page for name in what.ratios)
+    assert quick.with_table(page, {}) == page  # no other row, and the column "better" is that of the program
 
 
 def test_recording_some_ratios_keeps_the_others():
