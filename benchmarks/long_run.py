@@ -40,7 +40,7 @@ MARKS = [50, 200, 500, 1000, 2000]
 MB = 1e6
 # Processes by their title: this one runs Tune, the algorithm's has the learner, too.
 TITLES = {"algorithm": "ray::ASPO", "runner": "ray::TextEnvRunner", "graders": "envs.grading.child"}
-FILES = {"events": "**/events.out.tfevents*", "result.json": "result.json", "progress.csv": "progress.csv"}
+FILES = {"events": "events.out.tfevents*", "result.json": "result.json", "progress.csv": "progress.csv"}
 
 
 def write_rows(path: Path, count: int) -> None:
@@ -78,6 +78,10 @@ def named_processes() -> Iterator[tuple[str, psutil.Process]]:
                 yield name, process
 
 
+def megabytes(folder: Path, pattern: str) -> float:
+    return sum(path.stat().st_size for path in folder.glob(pattern)) / MB
+
+
 class Marks(tune.Callback):
     """Prints a line of the table at each mark."""
 
@@ -93,17 +97,17 @@ class Marks(tune.Callback):
         work = sum(stages.get(name, 0.0) for name in ("wait_s", "update_s", "sync_s"))
         self._seconds["driver"].append(result["time_this_iter_s"] - work)
         if done == 1 or done in self._marks:
-            self._print(done, Path(trial.local_experiment_path), Path(trial.local_path))
+            self._print(done, trial)
 
-    def _print(self, done: int, experiment: Path, folder: Path) -> None:
+    def _print(self, done: int, trial: Any) -> None:
         memory, cpu_s = defaultdict(float), defaultdict(float)
         for name, process in named_processes():
             memory[name] += process.memory_full_info().uss / MB
             cpu_s[name] += sum(process.cpu_times()[:2])
-        sizes = {
-            name: sum(path.stat().st_size for path in folder.glob(pattern)) / MB for name, pattern in FILES.items()
-        }
-        sizes["state"] = sum(p.stat().st_size for p in experiment.glob("experiment_state*")) / MB
+        # Tune's loggers write into a folder of their own; the algorithm writes into that of the results.
+        sizes = {name: megabytes(Path(trial.local_path), pattern) for name, pattern in FILES.items()}
+        sizes["histograms"] = megabytes(Path(trial.path), "histograms/*")
+        sizes["state"] = megabytes(Path(trial.local_experiment_path), "experiment_state*")
         then, since = self._last
         now = time.perf_counter()
         if done > 1:

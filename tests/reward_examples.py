@@ -17,9 +17,9 @@ def length_reward(prompts, completions, level, **kwargs):
     return [None if level is None else len(text) / (level * len(prompt)) for prompt, text, level in rows]
 
 
-def last_digit(completions, **kwargs):
-    """None for a completion that does not end in a digit."""
-    return [float(text[-1]) if text[-1:].isdigit() else None for text in completions]
+def size(completions, **kwargs):
+    """None for a completion that is no number."""
+    return [float(text) / 1000 if text.isdecimal() else None for text in completions]
 
 
 async def asynchronous(completions, **kwargs):

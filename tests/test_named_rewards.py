@@ -53,16 +53,16 @@ def test_rewards_of_functions_are_weighted_logged_and_written(ray_session, make_
 
 def test_prompts_without_answers_are_trained_on_and_have_no_accuracy(ray_session, make_config, tmp_path):
     data = tmp_path / "prompts.jsonl"
-    data.write_text("".join(json.dumps({"prompt": f"{a}+{a + 1}="}) + "\n" for a in range(100, 116)))
-    env_config = {"data": str(data), "rewards": ["reward_examples:last_digit"], "cache_dir": str(tmp_path)}
+    data.write_text("".join(json.dumps({"prompt": f"{a}+{a + 89}="}) + "\n" for a in range(356, 372)))
+    env_config = {"data": str(data), "rewards": ["reward_examples:size"], "cache_dir": str(tmp_path)}
     config = make_config().environment("aspo/Prompts-v0").llm(engine="transformers")
     config.env_config = env_config  # `environment` adds to the settings of the env before
     config.evaluation_config = {"env_config": env_config}
-    algo = config.sampling(reward_weights={"last_digit": 2}).build_algo()
+    algo = config.sampling(reward_weights={"size": 2}).build_algo()
     try:
         result, evaluation = algo.train(), algo.evaluate()
     finally:
         algo.stop()
     assert "accuracy" not in result["reward"] and "accuracy" not in evaluation
-    assert result["reward"]["mean"] == pytest.approx(2 * result["reward"]["last_digit"]["mean"])
+    assert result["reward"]["mean"] == pytest.approx(2 * result["reward"]["size"]["mean"])
     assert result["groups"]["used_frac"] > 0 and result["optim"]["steps"] > 0
