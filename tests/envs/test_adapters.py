@@ -6,7 +6,6 @@ import gem
 import pytest
 from datasets import Dataset
 from gem.vector.sync_vector_env import SyncVectorEnv
-from trl import GRPOConfig, GRPOTrainer
 
 from aspo_rllib import TINY_MODEL
 from envs.adapters.gem import GemEnv
@@ -48,6 +47,8 @@ def test_trl_rewards_by_the_columns_of_the_data_set():
 
 
 def test_a_real_trl_trainer_takes_it(tmp_path):
+    from trl import GRPOConfig, GRPOTrainer  # slow, and no other test needs it
+
     data = Dataset.from_list(
         [{"prompt": [{"role": "user", "content": f"{n}+{n}="}], "solution": str(2 * n)} for n in range(4)]
     )

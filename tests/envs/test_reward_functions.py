@@ -5,7 +5,6 @@ import json
 import pytest
 import reward_examples
 from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer
 
 from aspo_rllib import TINY_MODEL
 from envs.math import MathEnv
@@ -173,6 +172,8 @@ def test_a_grade_refuses_names_that_cannot_be_logged(name):
 
 def test_a_real_trl_trainer_gives_the_same_rewards(make_env, tmp_path):
     """The same functions and rows: what TRL logs is the mean of what the env gives."""
+    from trl import GRPOConfig, GRPOTrainer  # slow, and no other test needs it
+
     seen = []
 
     def recorded(prompts, completions, level, **kwargs):
