@@ -1,6 +1,7 @@
 """What the tests of several folders share: Ray, a small random model, makers of rollouts, configs and learners."""
 
 import os
+import time
 from pathlib import Path
 
 # Before torch, ray and vLLM: read at import, and inherited by Ray's workers, which also have to find test modules.
@@ -38,6 +39,13 @@ VOCAB = 300
 def pytest_collection_modifyitems(items):
     """Start the longest file first: with `--dist loadfile` a process would otherwise be left with it at the end."""
     items.sort(key=lambda item: item.path.name != "test_learning.py")
+
+
+def pytest_runtest_setup(item):
+    """Skip slow tests that would start after SLOW_TESTS_UNTIL, in seconds since 1970, where a machine is too slow."""
+    until = float(os.environ.get("SLOW_TESTS_UNTIL", "inf"))
+    if item.get_closest_marker("slow") and time.time() > until:
+        pytest.skip("SLOW_TESTS_UNTIL has passed")
 
 
 @pytest.fixture(scope="session")
