@@ -23,7 +23,7 @@ test: install  ## the fast tests
 test-slow: install  ## the tests that take minutes
 	$(PYTEST) $(IN_PARALLEL) -m slow
 
-soak: install  ## two hundred iterations in which something dies every twenty
+soak: install  ## tests of ten minutes: two hundred iterations in which something dies every twenty, SmolLM2, benchmarks
 	$(BIN)/pytest -s -m soak
 
 bench-quick: install  ## ratios of the benchmarks at small sizes, beside the recorded ones

@@ -27,7 +27,7 @@ def test_every_part_has_a_time_per_token_at_each_size_and_their_ratio():
         assert ratio == pytest.approx(last / first, rel=0.02, abs=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # minutes, like the program itself
 def test_a_long_run_prints_its_marks():
     printed = output_of("benchmarks/long_run.py", "--iterations", "4", "--rows", "2000", "--marks", "2")
     assert "2,000 rows, second open" in printed

@@ -45,7 +45,7 @@ def test_an_unknown_script_is_refused(capsys):
     assert "SCRIPT 'grader': expected some of iteration, learner" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # minutes, like the program itself
 def test_all_scripts_run_and_return_the_ratios_that_are_compared():
     command = [sys.executable, "benchmarks/quick.py", "--tiny"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
