@@ -61,7 +61,8 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     for chart in charts.values():
         (out / f"{chart.name}.png").write_bytes(chart.png)
-    write_csv(out / "results.csv", methods, metric, last)
+    metrics = dict.fromkeys([metric, *(result.planned.metric for result in results)])
+    write_csv(out / "results.csv", methods, list(metrics), last)
     path = out / "report.html"
     path.write_text(render(experiment, charts, missing), encoding="utf-8")
     return path

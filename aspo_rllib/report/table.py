@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from aspo_rllib.report.methods import Method
@@ -11,12 +12,12 @@ from aspo_rllib.report.methods import Method
 COLUMNS = ("method", "seed", "trial", "status", "iterations", "metric", "final", "area")
 
 
-def write_csv(path: Path, methods: Sequence[Method], metric: str, last: int) -> None:
-    """Write a row per trial. `area` is the metric's mean over training; values that a trial does not have are empty."""
+def write_csv(path: Path, methods: Sequence[Method], metrics: Sequence[str], last: int) -> None:
+    """Write a row per metric and trial. `area` is the mean over training; values that a trial lacks are empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for method in methods:
+        for metric, method in product(metrics, methods):
             for t in method.trials:
                 values = (t.final(metric, last), t.area(metric))
                 writer.writerow([method.label, t.seed, t.name, t.status, t.iterations, metric, *values])
