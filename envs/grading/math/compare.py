@@ -60,8 +60,6 @@ class _Comparison:
             return all(self.same(gold, item) for item in answer.items)  # as in 1/2 or 0.5
         if "relation" in (gold.kind, answer.kind):
             return self._same_relation(gold, answer)
-        if (gold.brackets, answer.brackets) == ("or", "and") and any(item.kind == "interval" for item in gold.items):
-            return False  # no number is below 1 and above 3
         if self._same_structure(gold, answer):
             return True
         if _names_differ(*(" ".join(sorted(_variables(shape))) for shape in (gold, answer))):
@@ -72,7 +70,9 @@ class _Comparison:
         kinds = {gold.kind, answer.kind}
         brackets = gold.brackets, answer.brackets
         if kinds <= {"list", "set"}:
-            if "and" in brackets and any(item.kind == "interval" for item in gold.items):
+            if set(brackets) == {"and", "or"} and all(map(_is_capital, gold.items)):
+                return False  # A and C are right; of A or C one is
+            if "and" in brackets and any(item.kind == "interval" for item in (*gold.items, *answer.items)):
                 return False  # k < 1 and k != 0 is one set, not a list of two answers
             return self._same_list(gold, answer)
         if kinds == {"list", "tuple"}:
@@ -191,6 +191,10 @@ def _has_changing_words(name: str) -> bool:
     r"""Whether a name begins with words that change its meaning: \text{the opposite of }x."""
     words = _WORDS_BEFORE_A_NAME.fullmatch(name)
     return words is not None and changes_meaning(words[1])
+
+
+def _is_capital(shape: Shape) -> bool:
+    return len(shape.text) == 1 and shape.text.isupper()
 
 
 def _rows(cases: Shape) -> tuple[Shape, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 
 from envs.grading.math.arithmetic import Undefined
@@ -31,13 +32,20 @@ def is_set(shape: Shape) -> bool:
     """Whether an answer can only be a set of numbers. A pair in brackets may also be a point."""
     if shape.kind in _SETS or shape.text in (r"\mathbb{R}", r"\emptyset"):
         return True
+    if shape.kind in ("or", "and"):
+        return all(map(is_set, shape.items))
     if shape.kind != "list" or not any(map(is_set, shape.items)):
         return False
     return all(is_set(item) or item.kind in ("tuple", "set") or item.name for item in shape.items)
 
 
 def same_set(gold: Shape, answer: Shape) -> bool:
-    """Whether two answers are the same set of real numbers."""
+    """Whether two answers are the same set of real numbers.
+
+    No number is both below 1 and above 3. A gold that says "x < 1 and x > 3" means "or"; an answer gets no such help.
+    """
+    if gold.kind == "list" and gold.brackets == "and":
+        gold = replace(gold, brackets=",")
     try:
         return all(_cuts(gold, point) == _cuts(answer, point) for point in range(NUM_POINTS))
     except Undefined:
@@ -56,20 +64,22 @@ def _cuts(shape: Shape, point: int) -> Cuts:
         if end in _INFINITE:
             raise Undefined("infinity is no element")
         return [(end, 0), (end, 1)]
-    if shape.kind not in (*_SETS, "list", "set") or len(shape.items) > MAX_PARTS:
+    if shape.kind not in (*_SETS, "list", "set", "or", "and") or len(shape.items) > MAX_PARTS:
         raise Undefined("no set of numbers")
     has_sets = shape.kind == "list" and any(map(is_set, shape.items))
     if has_sets and any(item.kind == "leaf" and not item.name and not is_set(item) for item in shape.items):
         raise Undefined("a number beside a condition: x < 1, 2")
     parts = [_cuts(item, point) for item in shape.items]
-    if shape.kind == "intersection":
+    if shape.kind in ("intersection", "and"):
         return _combined(parts, all)
     if shape.kind == "difference":
         return _combined(parts, lambda inside: inside[0] and not any(inside[1:]))
     if shape.kind == "list" and all(item.kind in _SETS and item.name for item in shape.items):
         both = _combined(parts, all)
-        if all(item.kind == "difference" for item in shape.items) or (both and shape.brackets != "or"):
-            return both  # an intersection: x > 1 and x < 3, but not x < 1, x > 3
+        if all(item.kind == "difference" for item in shape.items) or shape.brackets == "and":
+            return both
+        if both and shape.brackets != "or":
+            return both  # an intersection: x > 1, x < 3, but not x < 1, x > 3
     return _combined(parts, any)
 
 

@@ -61,11 +61,15 @@ _LETTER = re.compile(r"(?<![\w\\'])\(?([A-J])\)?(?![\w'\u2019])", re.ASCII)
 _FIRST_LETTER = re.compile(r"\s*\**\(?([A-J])\)?(?=[.,:)。*]|\s*\n|\s*$|\s+(?:and|or|is|was)\b)", re.ASCII)
 _MARKUP = re.compile(r"\\(?:text|textbf|mathbf|mathrm)\s*(?=\{)|[{}$]")
 _JOINS = r"(?:[,;/&+]|\\&|\\to(?![a-z])|\b(?:and|or|nor|as well as|plus|then|not)\b)"
-# What follows an option that is not the only one or not the chosen one.
+# What follows an option that is not the only one or not the chosen one. I is no option here: "B, I think".
 _GOES_ON = re.compile(
-    rf"[\s)*]*(?:{_JOINS}[\s(*]*[A-J](?![\w'])|(?:is|was)\s+(?:not|wrong|false|incorrect)\b)", re.ASCII
+    rf"[\s)*]*(?:{_JOINS}[\s(*]*[A-HJ](?![\w'])|\(?[A-HJ]\)?\s*\Z|,?\s*no\b|(?:isn't|wasn't|can(?:not|'t))\b"
+    r"|(?:is|was)\s+(?:not|wrong|false|incorrect)\b)",
+    re.ASCII,
 )
-_BEFORE_LETTER = re.compile(rf"(?:(?<![\w'])[A-J][\s)*]*{_JOINS}|\b(?:not|never|isn't))[\s(*]*\Z", re.ASCII)
+_BEFORE_LETTER = re.compile(
+    rf"(?:(?<![\w'])[A-HJ][\s)*]*{_JOINS}|\b(?:not|never|isn't|but|except|neither))[\s(*]*\Z", re.ASCII
+)
 
 
 def boxed_answer(completion: str) -> str | None:

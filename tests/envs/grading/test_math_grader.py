@@ -337,13 +337,25 @@ def test_texts_without_a_box_are_read_like_people_do(text, expected):
     assert (found if expected is None else clean(found)) == (expected if expected is None else clean(expected))
 
 
-@pytest.mark.parametrize(("text", "letter"), [("It's not A, I think it's B", "B"), ("The answer is D, never A", "D")])
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("It's not A, I think it's B", "B"),
+        ("The answer is D, never A", "D"),
+        ("The answer is B, not C.", "B"),
+        ("B, I think", "B"),
+    ],
+)
 def test_options_are_found_in_sentences(text, letter, grader):
     assert grader.grade_text(MathAnswer((letter,)), text).correct
 
 
 @pytest.mark.parametrize(
-    "text", ["B and C", "B or C", "(B), (C)", "B \\& C", r"\text{C}\text{ or }\text{B}", "not B", "B is wrong"]
+    "text",
+    [
+        *("B and C", "B or C", "(B), (C)", "B \\& C", r"\text{C}\text{ or }\text{B}", "not B", "B is wrong"),
+        *("B/D", "both A and B", "neither B nor C", "B cannot be right", "all but B", "B, no wait, C", "answer: B, D"),
+    ],
 )
 def test_several_options_and_one_that_is_taken_back_are_no_choice(text, grader):
     assert not grader.grade_text(MathAnswer(("B",)), text).correct
