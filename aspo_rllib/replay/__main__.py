@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from aspo_rllib.replay.replaying import replay
     from aspo_rllib.replay.saved import find_trial
 
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # RLlib warns of its own deprecated names
+    logging.getLogger("ray").setLevel(logging.ERROR)  # Ray warns about its own use of deprecated names
 
     try:
         done = replay(
